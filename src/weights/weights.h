@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT
+ * weights: model files, memory-mapped, behind one interface. Reads fair-esm .pt, Hugging Face
+ * folders (safetensors and .bin, sharded or not), DNABERT-S folders, classifiers (.pth pickled
+ * module or state dict, .safetensors) and our bundle; gives canonical tensor names whatever the
+ * format. Never executes anything of a file. The room's one door.
+ *
+ * Canonical names (l = layer from 0)
+ *  ESM-2      embed.weight [V][D]
+ *             layer.l.attn_norm.{weight,bias} [D]   layer.l.attn.{q,k,v,o}.{weight [D][D],bias [D]}
+ *             layer.l.ffn_norm.{weight,bias}        layer.l.ffn.up.{weight [F][D],bias [F]}
+ *             layer.l.ffn.down.{weight [D][F],bias} final_norm.{weight,bias}
+ *             optional: lm.dense.{weight,bias} lm.norm.{weight,bias} lm.bias [V]
+ *  DNABERT-S  embed.weight [V][D]  embed.type [T][D]  embed_norm.{weight,bias}
+ *             layer.l.attn.qkv.{weight [3D][D],bias [3D]}  layer.l.attn.o.{weight,bias}
+ *             layer.l.attn_norm.{weight,bias} (after attention)  layer.l.ffn.gated.weight [2F][D]
+ *             layer.l.ffn.down.{weight [D][F],bias}  layer.l.ffn_norm.{weight,bias}
+ *  classifier hidden.{weight,bias} bn.{weight,bias,mean,var} output.{weight,bias} */
+#ifndef VNP_WEIGHTS_H
+#define VNP_WEIGHTS_H
+
+#include "op/op.h"
+
+enum vnp_model_kind { VNP_MODEL_NONE = 0, VNP_MODEL_ESM2, VNP_MODEL_DNABERT, VNP_MODEL_CLASSIFIER };
+
+struct vnp_model_spec {
+    enum vnp_model_kind kind;
+    char name[128]; /* e.g. "esm2_t36_3B_UR50D", from the file or its path */
+    int64_t n_layers, n_hidden, n_heads, n_ffn, n_vocab; /* L D H F V; encoders */
+    bool has_token_dropout;                              /* ESM-2 */
+    bool has_lm_head;
+    float norm_eps; /* 1e-5 ESM-2, 1e-12 DNABERT-S unless the config says otherwise */
+    int64_t n_dna, n_protein, n_classifier_hidden; /* classifier: n_in = n_dna + n_protein; the
+                                split is known only from a bundle, else n_dna = 0 */
+    int64_t window_bp;                             /* classifier: 300, 500; 0 = unknown */
+    enum vnp_dtype dtype;                          /* of most of the stored weights */
+    int64_t n_params;
+    struct vnp_hash128 digest; /* over canonical names, shapes, types and bytes, name order: the
+                                  same for every on-disk format of the same stored weights */
+};
+
+struct vnp_tensor_info {
+    const char *name; /* canonical */
+    enum vnp_dtype dtype;
+    int n_dims;
+    int64_t shape[4];
+    const void *data; /* into the mapping, contiguous row-major; aligned as the file has it (maybe
+                         not to the element: read through memcpy or vnp_convert_to_f32) */
+    size_t n_bytes;
+};
+
+/* One model (encoder or classifier) of a file, folder or bundle. Immutable after open; may be
+ * shared by threads. */
+struct vnp_checkpoint;
+
+/* Opens PATH and takes the model of `kind` from it; VNP_MODEL_NONE takes the only one there is and
+ * is an error (MISMATCH) when there are several. Every tensor the architecture needs is present
+ * with its right shape when this returns OK. Errors have origin MODEL and name file and tensor.
+ * The digest is computed lazily (vnp_checkpoint_digest), it reads every byte. */
+vnp_status vnp_checkpoint_open(const char *path, enum vnp_model_kind kind,
+                               struct vnp_checkpoint **out) VNP_WARN_UNUSED;
+void vnp_checkpoint_close(struct vnp_checkpoint *c);
+const struct vnp_model_spec *vnp_checkpoint_spec(const struct vnp_checkpoint *c);
+/* NULL when there is no such tensor. */
+const struct vnp_tensor_info *vnp_checkpoint_find(const struct vnp_checkpoint *c, const char *name);
+int64_t vnp_checkpoint_count(const struct vnp_checkpoint *c);
+const struct vnp_tensor_info *vnp_checkpoint_at(const struct vnp_checkpoint *c, int64_t i);
+/* Finds a tensor by printf-name and returns it as a 2-D view (vectors are [1][n]); NOT_FOUND. */
+vnp_status vnp_checkpoint_view(const struct vnp_checkpoint *c, struct vnp_view *out,
+                               const char *fmt, ...) VNP_PRINTF(3, 4);
+vnp_status vnp_checkpoint_digest(struct vnp_checkpoint *c, struct vnp_hash128 *out);
+/* The tokenizer.json that belongs to a DNA encoder (beside it, or inside the bundle): bytes are
+ * borrowed from c. NOT_FOUND when there is none. */
+vnp_status vnp_checkpoint_tokenizer(const struct vnp_checkpoint *c, const char **json,
+                                    size_t *n_bytes);
+/* Which kinds a path holds, as a mask 1 << kind. */
+vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size_t n_format);
+
+/* Writes one bundle file: safetensors whose names are prefixed esm2. / dnabert. / classifier. and
+ * whose __metadata__ holds format version, specs, window, names, digests and tokenizer.json.
+ * Any of the three may be NULL. Written beside the target and renamed; origin OUTPUT on failure. */
+struct vnp_bundle_parts {
+    const struct vnp_checkpoint *esm2, *dnabert, *classifier;
+    int64_t window_bp;
+    const char *note; /* free text for people, may be NULL */
+};
+vnp_status vnp_bundle_write(const char *path, const struct vnp_bundle_parts *parts) VNP_WARN_UNUSED;
+
+#endif
