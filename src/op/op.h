@@ -263,6 +263,20 @@ vnp_status vnp_op_check_linear_desc(const struct vnp_linear_desc *desc) VNP_WARN
 vnp_status vnp_op_check_attention(const struct vnp_attention_params *p,
                                   const struct vnp_tensor *qkv, const struct vnp_tensor *out,
                                   int64_t n_tokens) VNP_WARN_UNUSED;
+/* Every token of a pack is below the vocabulary's size. The model calls it once a pack. */
+vnp_status vnp_op_check_tokens(const struct vnp_pack *pack, int64_t vocab) VNP_WARN_UNUSED;
+vnp_status vnp_op_check_embed(const struct vnp_embed_params *p, const struct vnp_tensor *out,
+                              int64_t n_tokens) VNP_WARN_UNUSED;
+vnp_status vnp_op_check_norm(const struct vnp_norm_params *p, const struct vnp_tensor *x,
+                             const struct vnp_tensor *out_residual,
+                             const struct vnp_tensor *out_operand) VNP_WARN_UNUSED;
+/* The weight is [n_out][n_in]; a and out have at most n_tokens rows. */
+vnp_status vnp_op_check_linear(int64_t n_out, int64_t n_in, int64_t gate_rows,
+                               enum vnp_epilogue epi, const struct vnp_tensor *a,
+                               const struct vnp_tensor *out, int64_t n_tokens) VNP_WARN_UNUSED;
+vnp_status vnp_op_check_pool(const struct vnp_pool_params *p, const struct vnp_tensor *x,
+                             const struct vnp_tensor *out, int64_t n_tokens,
+                             int64_t n_seqs) VNP_WARN_UNUSED;
 
 /* Scalar conversions, round to nearest even; shared by all rooms that touch stored types. */
 uint16_t vnp_f32_to_bf16(float x);
