@@ -15,7 +15,8 @@ vnp_status vnp_outfile_open(const char *path, struct vnp_outfile **out) VNP_WARN
 vnp_status vnp_outfile_write(struct vnp_outfile *f, const void *data, size_t n) VNP_WARN_UNUSED;
 vnp_status vnp_outfile_printf(struct vnp_outfile *f, const char *fmt, ...) VNP_PRINTF(2, 3);
 /* Overwrites bytes already written (headers whose counts are known at the end). */
-vnp_status vnp_outfile_write_at(struct vnp_outfile *f, int64_t off_byte, const void *data, size_t n);
+vnp_status vnp_outfile_write_at(struct vnp_outfile *f, int64_t off_byte, const void *data,
+                                size_t n);
 int64_t vnp_outfile_tell(const struct vnp_outfile *f);
 /* Flush, fsync, rename, fsync folder; frees f in every case. On error the temporary is removed. */
 vnp_status vnp_outfile_commit(struct vnp_outfile *f) VNP_WARN_UNUSED;
@@ -46,8 +47,8 @@ int vnp_format_f32(float x, char buf[VNP_F32_TEXT]);
  * final order; the number of rows need not be known before. For per-residue output rows are tokens
  * and the .ids.tsv beside it tells the ranges. */
 struct vnp_embed_writer;
-vnp_status vnp_embed_writer_open(const char *path, int64_t n_cols, struct vnp_embed_writer **out)
-    VNP_WARN_UNUSED;
+vnp_status vnp_embed_writer_open(const char *path, int64_t n_cols,
+                                 struct vnp_embed_writer **out) VNP_WARN_UNUSED;
 /* ids[n_rows] may be NULL where the format keeps none. */
 vnp_status vnp_embed_writer_append(struct vnp_embed_writer *w, const char *const *ids,
                                    const float *rows, int64_t n_rows) VNP_WARN_UNUSED;

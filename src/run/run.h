@@ -29,25 +29,25 @@ typedef bool vnp_run_progress_fn(void *ctx, const struct vnp_run_progress *p);
 struct vnp_run_options {
     const char *const *inputs;
     size_t n_inputs;
-    const char *out;               /* folder (predict, translate) or file (embed) */
+    const char *out; /* folder (predict, translate) or file (embed) */
     const struct vnp_run_device *devices;
     int n_devices;
     const struct vnp_backend *host; /* classifier */
     enum vnp_precision precision;
-    int n_threads;                 /* < 1 = all */
-    int64_t budget_tokens;         /* < 1 = from the device */
-    int64_t window_bp;             /* < 1 = the classifier's, else 500 */
-    int shard_idx, n_shards;       /* 0 of 1 by default */
+    int n_threads;           /* < 1 = all */
+    int64_t budget_tokens;   /* < 1 = from the device */
+    int64_t window_bp;       /* < 1 = the classifier's, else 500 */
+    int shard_idx, n_shards; /* 0 of 1 by default */
     bool is_forced, are_embeddings_saved, are_upstream_files_left_out;
     double grace_s;
-    const char *cache_path;        /* cross-run vector cache or NULL */
-    const char *command;           /* for the summary */
+    const char *cache_path; /* cross-run vector cache or NULL */
+    const char *command;    /* for the summary */
     /* models: checkpoints opened by the api; borrowed */
     struct vnp_checkpoint *esm2, *dnabert, *classifier;
     struct vnp_checkpoint *embed_model; /* embed: ESM-2 or DNABERT-S */
     enum vnp_pool_kind pool;
-    int64_t layer;                 /* -1 = last */
-    const char *model_note;        /* one line for the summary, e.g. that calls mean nothing */
+    int64_t layer;          /* -1 = last */
+    const char *model_note; /* one line for the summary, e.g. that calls mean nothing */
     vnp_run_progress_fn *progress;
     void *progress_ctx;
 };
@@ -60,13 +60,13 @@ struct vnp_run_counts {
 };
 
 /* Each runs to its end or fails; CANCELED after an interrupt with everything durable kept. */
-vnp_status vnp_run_predict(const struct vnp_run_options *opt, struct vnp_run_counts *out)
-    VNP_WARN_UNUSED;
-vnp_status vnp_run_embed(const struct vnp_run_options *opt, struct vnp_run_counts *out)
-    VNP_WARN_UNUSED;
+vnp_status vnp_run_predict(const struct vnp_run_options *opt,
+                           struct vnp_run_counts *out) VNP_WARN_UNUSED;
+vnp_status vnp_run_embed(const struct vnp_run_options *opt,
+                         struct vnp_run_counts *out) VNP_WARN_UNUSED;
 /* Writes chunked.fa, nucleotide.fa, protein.faa into opt->out. */
-vnp_status vnp_run_translate(const struct vnp_run_options *opt, struct vnp_run_counts *out)
-    VNP_WARN_UNUSED;
+vnp_status vnp_run_translate(const struct vnp_run_options *opt,
+                             struct vnp_run_counts *out) VNP_WARN_UNUSED;
 /* Asks every run of this process to finish its packs and stop; async-signal-safe. */
 void vnp_run_request_stop(void);
 
