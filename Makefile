@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+# A thin front for the CMake presets. `make demo` and `make test` install what is missing first.
+#   make            release build           build/release/virnucpro
+#   make demo       real sequences through the whole program
+#   make test       dev build, all tests; closes with "N passed, N failed, N skipped"
+#   make install    PREFIX=/usr/local, DESTDIR honoured
+#   make bench      every bench program (see bench/)
+#   make cuda       release build with the CUDA plug-in (needs nvcc)
+PREFIX ?= /usr/local
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+TESTS ?=
+
+.PHONY: all deps build-% demo test install bench cuda format clean
+
+all: build-release
+
+deps:
+	@tools/install-deps test
+
+build-%:
+	@[ -f build/$*/build.ninja ] || { mkdir -p build; cmake --preset $* >build/$*.log 2>&1; } || { cat build/$*.log; exit 1; }; \
+	cmake --build --preset $*
+
+demo: deps
+	@$(MAKE) --no-print-directory build-release
+	@tools/demo build/release/virnucpro
+
+test: deps
+	@$(MAKE) --no-print-directory build-dev
+	@tools/run-tests build/dev $(TESTS)
+
+install: build-release
+	@cmake --install build/release --prefix "$(PREFIX)"
+
+bench: build-release
+	@for b in build/release/bench/bench_*; do [ ! -x "$$b" ] || { echo "== $$b"; "$$b" || exit 1; }; done
+
+cuda: build-cuda
+
+format:
+	@tools/check-format --fix
+
+clean:
+	rm -rf build
