@@ -34,8 +34,9 @@ struct vnp_model_spec {
     int64_t window_bp;                             /* classifier: 300, 500; 0 = unknown */
     enum vnp_dtype dtype;                          /* of most of the stored weights */
     int64_t n_params;
-    struct vnp_hash128 digest; /* over canonical names, shapes, types and bytes, name order: the
-                                  same for every on-disk format of the same stored weights */
+    struct vnp_hash128 digest; /* over sizes, heads, eps, token dropout, then canonical names,
+                                  shapes, types and bytes in name order: the same for every on-disk
+                                  format of the same stored weights; set by vnp_checkpoint_digest */
 };
 
 struct vnp_tensor_info {
@@ -54,7 +55,8 @@ struct vnp_checkpoint;
 
 /* Opens PATH and takes the model of `kind` from it; VNP_MODEL_NONE takes the only one there is and
  * is an error (MISMATCH) when there are several. Every tensor the architecture needs is present
- * with its right shape when this returns OK. Errors have origin MODEL and name file and tensor.
+ * with its right shape when this returns OK. Errors have origin MODEL and name file and tensor; a
+ * path that is not there is IO with os_errno ENOENT, a missing part of a folder is not.
  * The digest is computed lazily (vnp_checkpoint_digest), it reads every byte. */
 vnp_status vnp_checkpoint_open(const char *path, enum vnp_model_kind kind,
                                struct vnp_checkpoint **out) VNP_WARN_UNUSED;
@@ -72,6 +74,12 @@ vnp_status vnp_checkpoint_digest(struct vnp_checkpoint *c, struct vnp_hash128 *o
  * borrowed from c. NOT_FOUND when there is none. */
 vnp_status vnp_checkpoint_tokenizer(const struct vnp_checkpoint *c, const char **json,
                                     size_t *n_bytes);
+/* One line for people, e.g. "random weights: the calls mean nothing"; "" when there is none. */
+const char *vnp_checkpoint_note(const struct vnp_checkpoint *c);
+/* What the file is, e.g. "fair-esm checkpoint (.pt)". */
+const char *vnp_checkpoint_format(const struct vnp_checkpoint *c);
+/* A key of the file's safetensors metadata, or NULL: bundles keep keys that we do not know. */
+const char *vnp_checkpoint_meta(const struct vnp_checkpoint *c, const char *key);
 /* Which kinds a path holds, as a mask 1 << kind. */
 vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size_t n_format);
 
