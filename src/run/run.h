@@ -67,6 +67,11 @@ vnp_status vnp_run_embed(const struct vnp_run_options *opt,
 /* Writes chunked.fa, nucleotide.fa, protein.faa into opt->out. */
 vnp_status vnp_run_translate(const struct vnp_run_options *opt,
                              struct vnp_run_counts *out) VNP_WARN_UNUSED;
+/* Judges a finished run folder against a truth table (tab-separated: record id, virus or other,
+ * optionally a group; a heading is allowed). *out_text is a report in tab-separated rows, the
+ * caller frees it. Errors have origin INPUT and name file and line. */
+vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir,
+                            char **out_text) VNP_WARN_UNUSED;
 /* Asks every run of this process to finish its packs and stop; async-signal-safe. */
 void vnp_run_request_stop(void);
 
