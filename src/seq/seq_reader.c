@@ -167,7 +167,11 @@ static vnp_status read_text_line(struct vnp_seq_reader *r, struct text *t, const
         if (!has) break;
         const uint8_t *p = r->buf + r->beg, *nl = memchr(p, '\n', r->end - r->beg);
         size_t n = nl ? (size_t)(nl - p) : r->end - r->beg;
-        if (t->n + n > HEADER_MAX) return FAIL_HERE(r, "%s is longer than 1 MiB", where);
+        if (t->n + n > HEADER_MAX) {
+            vnp_status status = FAIL_HERE(r, "%s is longer than 1 MiB", where);
+            vnp_error_hint("the file is damaged or no FASTA/FASTQ");
+            return status;
+        }
         VNP_TRY(text_append(t, p, n));
         r->beg += n;
         if (nl) break;
@@ -235,7 +239,11 @@ static vnp_status read_quality_line(struct vnp_seq_reader *r, size_t *n_values, 
             return VNP_OK;
         }
         size_t n = vnp_seq_span_graph(r->buf + r->beg, r->end - r->beg, NULL);
-        if (n && is_blank) return FAIL_HERE(r, "white space inside the qualities");
+        if (n && is_blank) {
+            vnp_status status = FAIL_HERE(r, "white space inside the qualities");
+            vnp_error_hint("a quality value is a character from '!' to '~'; the file is damaged");
+            return status;
+        }
         *n_values += n;
         r->beg += n;
         if (r->beg == r->end) continue;
