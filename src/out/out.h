@@ -36,8 +36,8 @@ int vnp_sysio_before(const char *call, const char *path, size_t *n);
 /* ---- numbers -------------------------------------------------------------------------------- */
 
 enum { VNP_F32_TEXT = 32 };
-/* str(numpy.float32(x)): shortest digits that read back equal; scientific below 1e-4 and from
- * 1e16 on. Returns the length. */
+/* str(numpy.float32(x)) (before numpy 2.4): shortest digits that read back equal; scientific below
+ * 1e-4 and from 1e16 on. Returns the length. */
 int vnp_format_f32(float x, char buf[VNP_F32_TEXT]);
 
 /* ---- embeddings ----------------------------------------------------------------------------- */
