@@ -188,8 +188,7 @@ struct digest_head { /* no padding: hashed as bytes */
     double norm_eps;
 };
 
-struct vnp_hash128 vnp_checkpoint_digest_of(const struct vnp_checkpoint *c) {
-    const struct vnp_model_spec *s = &c->spec;
+struct vnp_hash128 vnp_digest_begin(const struct vnp_model_spec *s) {
     struct digest_head head = {s->kind,
                                s->n_layers,
                                s->n_hidden,
@@ -199,23 +198,28 @@ struct vnp_hash128 vnp_checkpoint_digest_of(const struct vnp_checkpoint *c) {
                                s->has_token_dropout,
                                s->n_classifier_hidden,
                                (double)s->norm_eps};
-    struct vnp_hash128 sum = vnp_hash(&head, sizeof head);
-    for (int64_t i = 0; i < c->n_tensors; i++) {
-        const struct vnp_tensor_info *t = &c->tensors[i];
-        struct vnp_hash128 name = vnp_hash(t->name, strlen(t->name));
-        struct vnp_hash128 data = vnp_hash(t->data, t->n_bytes);
-        uint64_t link[12] = {sum.lo,  sum.hi, name.lo, name.hi, (uint64_t)t->dtype,
-                             0,       0,      0,       0,       (uint64_t)t->n_dims,
-                             data.lo, data.hi};
-        for (int d = 0; d < t->n_dims; d++) link[5 + d] = (uint64_t)t->shape[d];
-        sum = vnp_hash(link, sizeof link);
-    }
+    return vnp_hash(&head, sizeof head);
+}
+
+struct vnp_hash128 vnp_digest_add(struct vnp_hash128 sum, const struct vnp_tensor_info *t) {
+    struct vnp_hash128 name = vnp_hash(t->name, strlen(t->name));
+    struct vnp_hash128 data = vnp_hash(t->data, t->n_bytes);
+    uint64_t link[12] = {sum.lo,  sum.hi, name.lo, name.hi, (uint64_t)t->dtype,
+                         0,       0,      0,       0,       (uint64_t)t->n_dims,
+                         data.lo, data.hi};
+    for (int d = 0; d < t->n_dims; d++) link[5 + d] = (uint64_t)t->shape[d];
+    return vnp_hash(link, sizeof link);
+}
+
+static struct vnp_hash128 digest_all(const struct vnp_checkpoint *c) {
+    struct vnp_hash128 sum = vnp_digest_begin(&c->spec);
+    for (int64_t i = 0; i < c->n_tensors; i++) sum = vnp_digest_add(sum, &c->tensors[i]);
     return sum;
 }
 
 vnp_status vnp_checkpoint_digest(struct vnp_checkpoint *c, struct vnp_hash128 *out) {
     if (!c->has_digest) {
-        c->spec.digest = vnp_checkpoint_digest_of(c);
+        c->spec.digest = digest_all(c);
         char key[64], hex[33];
         snprintf(key, sizeof key, "%sdigest", vnp_kind_prefix(c->spec.kind));
         vnp_hash_hex(c->spec.digest, hex);

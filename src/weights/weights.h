@@ -85,11 +85,19 @@ vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size
 
 /* Writes one bundle file: safetensors whose names are prefixed esm2. / dnabert. / classifier. and
  * whose __metadata__ holds format version, specs, window, names, digests and tokenizer.json.
- * Any of the three may be NULL. Written beside the target and renamed; origin OUTPUT on failure. */
+ * Any of the three may be NULL. Same parts, same bytes. Written beside the target, synced and
+ * renamed (an existing file is replaced); origin OUTPUT when writing fails. */
+struct vnp_bundle_meta {
+    const char *key, *value; /* stored as "x.<key>": vnp_checkpoint_meta(c, "x.calibration.500") */
+};
 struct vnp_bundle_parts {
     const struct vnp_checkpoint *esm2, *dnabert, *classifier;
-    int64_t window_bp;
-    const char *note; /* free text for people, may be NULL */
+    int64_t window_bp; /* 0: the classifier's, if it is known */
+    const char *note;  /* one line for people, may be NULL */
+    bool is_fp16;      /* FP32 matrices of the encoders become FP16; MISMATCH if one overflows */
+    bool is_without_lm_head;            /* leave the masked-LM head out */
+    const struct vnp_bundle_meta *meta; /* [n_meta] further facts, e.g. calibration */
+    int64_t n_meta;
 };
 vnp_status vnp_bundle_write(const char *path, const struct vnp_bundle_parts *parts) VNP_WARN_UNUSED;
 

@@ -158,7 +158,8 @@ bool vnp_raw_is_bundle(const struct vnp_raw *raw);
 /* Fills c->tensors and c->spec from c->raw: everything checked. */
 vnp_status vnp_canon_build(struct vnp_checkpoint *c, enum vnp_model_kind kind) VNP_WARN_UNUSED;
 const char *vnp_kind_prefix(enum vnp_model_kind kind); /* "esm2.", "dnabert.", "classifier." */
-/* The digest of c's tensors, from their bytes. */
-struct vnp_hash128 vnp_checkpoint_digest_of(const struct vnp_checkpoint *c);
+/* The digest: begin with the sizes, add every tensor in the order of canonical names. */
+struct vnp_hash128 vnp_digest_begin(const struct vnp_model_spec *s);
+struct vnp_hash128 vnp_digest_add(struct vnp_hash128 sum, const struct vnp_tensor_info *t);
 
 #endif
