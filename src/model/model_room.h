@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ * model, inside: prepared weights of an encoder, a session's buffers, and how one architecture is
+ * plugged into both. */
+#ifndef VNP_MODEL_ROOM_H
+#define VNP_MODEL_ROOM_H
+
+#include "model/model.h"
+
+struct vnp_model_norm {
+    float *gamma, *beta; /* [D] f32, on the device */
+};
+
+struct vnp_model_layer {
+    struct vnp_linear *qkv, *out, *up, *down; /* DNABERT: up is the gated product [2F][D] */
+    struct vnp_model_norm attn_norm, ffn_norm;
+};
+
+struct vnp_encoder {
+    const struct vnp_backend *b;
+    struct vnp_device *dev;
+    struct vnp_model_spec spec;
+    float *table;                     /* [V][D] f32 */
+    float *type_row;                  /* DNABERT: [D] f32 */
+    float *slopes;                    /* DNABERT: [H] f32 */
+    struct vnp_model_norm embed_norm; /* DNABERT */
+    struct vnp_model_norm final_norm; /* ESM-2 */
+    struct vnp_linear *lm_dense, *lm_out;
+    struct vnp_model_norm lm_norm;
+    int64_t n_bytes;
+    struct vnp_model_layer *layers; /* [L] */
+};
+
+/* The memory plan. Three tensors of a layer are never alive together (the operand of the QKV
+ * product, attention's result, the operand of the up product) and neither are the two wide ones
+ * (QKV and the feed-forward middle); each group shares one piece of memory where the device gives
+ * its sites the same type. */
+struct vnp_encoder_session {
+    const struct vnp_encoder *e;
+    struct vnp_exec *ex;
+    int64_t max_tokens, max_seqs;
+    struct vnp_tensor x;        /* [N][D] residual stream */
+    struct vnp_tensor attn_in;  /* [N][D] */
+    struct vnp_tensor qkv;      /* [N][3][H][Dh] */
+    struct vnp_tensor attn_out; /* [N][D] */
+    struct vnp_tensor ffn_in;   /* [N][D] */
+    struct vnp_tensor ffn_mid;  /* [N][F] */
+    struct vnp_tensor pooled;   /* [S][D] f32 */
+    struct vnp_tensor logits;   /* [N][V] f32, with a masked-LM head only */
+};
+
+/* Loading: every call names what failed. */
+vnp_status vnp_model_const(struct vnp_encoder *e, const struct vnp_checkpoint *c, const char *name,
+                           int64_t n_rows, float **out);
+vnp_status vnp_model_norm_load(struct vnp_encoder *e, const struct vnp_checkpoint *c,
+                               const char *name, struct vnp_model_norm *out);
+/* names [n_parts]: NAME.weight stacked in order, with NAME.bias where the checkpoint has it. */
+vnp_status vnp_model_linear(struct vnp_encoder *e, const struct vnp_checkpoint *c,
+                            const char *const *names, int n_parts, int64_t gate_rows,
+                            enum vnp_site site, struct vnp_linear **out);
+
+vnp_status vnp_esm2_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
+vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
+vnp_status vnp_dnabert_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
+vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
+
+#endif
