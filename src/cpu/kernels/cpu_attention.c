@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+// Attention of one head over one block of queries of one packed sequence, FP32 and BF16.
+//
+// The idea: keys of a pass (at most VNP_CPU_KEY_BLOCK) are rotated and transposed once into
+// scratch, values copied beside them, queries rotated and scaled; then both products are the same
+// small register tile C[TILE_ROWS][2 W] += A (broadcast) * B. Between them a softmax with running
+// maximum and sum (Milakov & Gimelshein 2018; Dao et al. 2022), so a sequence may have any length.
+// Scores never leave the cache. What is computed for a query depends on its sequence alone: passes
+// start at key 0, padding lanes count as exp(-inf) = 0.
+//
+// In BF16 the rotated queries and keys, the values and exp(s - max) are rounded once, as operands;
+// scores, maximum, sums and outputs stay FP32.
+//
+// attention         out = softmax(scale q k^T - slope |i - j|) v
+// Shapes            q, k, v [n][Dh] f32, ld apart; Dh even, <= 128
+// Rounding          FP32; bf16 variant as above
+// Cost              4 n Dh flop a query in the tiles, about 1/8 of that for exp; K and V packed
+//                   once for VNP_CPU_QUERY_BLOCK queries
+// Order             keys in order inside a lane, lanes folded by halves: fixed by (n, Dh)
+// Ref               vnp_ref attention (src/ref)
+#include "cpu/cpu_kernels.h"
+#include "cpu/cpu_simd.h"
+
+#include <math.h>
+
+#if W == 16
+#define TILE_ROWS 8
+#elif W == 8
+#define TILE_ROWS 6
+#else
+#define TILE_ROWS 4
+#endif
+#define LD_Q VNP_CPU_MAX_HEAD_DIM     /* words from query to query */
+#define LD_S (VNP_CPU_KEY_BLOCK + 64) /* floats from score row to score row */
+
+struct head {
+    const struct vnp_cpu_attention_args *a;
+    uint32_t *q, *kt, *v; /* packed words: [rows][LD_Q], [n_words][ld_kt], [keys or pairs][ld_v] */
+    float *s, *o, *row;   /* [TILE_ROWS][LD_S], [queries][ld_v], [W][LD_Q] */
+    uint16_t *p;          /* [TILE_ROWS][LD_S] bf16 weights */
+    float *max, *sum;     /* [queries] */
+    int64_t n_words, ld_kt, ld_v;
+};
+
+/* C[TILE_ROWS][nj W] (+)= A[TILE_ROWS][k] B[k][nj W]; words of A and B are floats or BF16 pairs. */
+VF_INLINE void tile(float *c, int64_t ldc, const uint32_t *a, int64_t lda, const uint32_t *b,
+                    int64_t ldb, int64_t k, const int nj, const bool is_bf16, bool adds) {
+    vf acc[TILE_ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < TILE_ROWS; r++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nj; j++)
+            acc[r][j] = adds ? vf_load(c + r * ldc + j * W) : vf_set1(0.0f);
+    for (int64_t i = 0; i < k; i++) {
+        vu bv[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < nj; j++) bv[j] = vu_load(b + i * ldb + j * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < TILE_ROWS; r++) {
+            vu av = vu_set1(a[r * lda + i]);
+#pragma GCC unroll 2
+            for (int j = 0; j < nj; j++)
+                acc[r][j] = is_bf16 ? vf_dot_bf16(acc[r][j], av, bv[j])
+                                    : vf_fma((vf)av, (vf)bv[j], acc[r][j]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < TILE_ROWS; r++)
+#pragma GCC unroll 2
+        for (int j = 0; j < nj; j++) vf_store(c + r * ldc + j * W, acc[r][j]);
+}
+
+/* The same over n_cols (a multiple of W) columns. */
+VF_INLINE void tile_row(float *c, int64_t ldc, const uint32_t *a, int64_t lda, const uint32_t *b,
+                        int64_t ldb, int64_t k, int64_t n_cols, const bool is_bf16, bool adds) {
+    int64_t j = 0;
+    for (; j + 2 * W <= n_cols; j += 2 * W)
+        tile(c + j, ldc, a, lda, b + j, ldb, k, 2, is_bf16, adds);
+    if (j < n_cols) tile(c + j, ldc, a, lda, b + j, ldb, k, 1, is_bf16, adds);
+}
+
+/* dst[Dh] = rotated(mul * src) at position pos. */
+static void load_row(const struct vnp_cpu_attention_args *a, const float *restrict src, int64_t pos,
+                     float mul, float *restrict dst) {
+    const int64_t half = a->head_dim / 2;
+    if (!a->cosines) {
+        for (int64_t i = 0; i < 2 * half; i++) dst[i] = src[i] * mul;
+        return;
+    }
+    const float *restrict c = a->cosines + pos * half, *restrict s = a->sines + pos * half;
+    for (int64_t i = 0; i < half; i++) {
+        float x = src[i] * mul, y = src[i + half] * mul;
+        dst[i] = x * c[i] - y * s[i];
+        dst[i + half] = y * c[i] + x * s[i];
+    }
+}
+
+/* Dh floats as words: themselves, or BF16 pairs (in place is allowed). */
+VF_INLINE void row_words(const float *row, uint32_t *words, int64_t head_dim, const bool is_bf16) {
+    if (!is_bf16) {
+        if ((const void *)row != (void *)words) memcpy(words, row, (size_t)head_dim * 4);
+        return;
+    }
+    uint32_t t[VNP_CPU_MAX_HEAD_DIM / 2];
+    for (int64_t i = 0; i < head_dim / 2; i++)
+        t[i] = f32_bf16_bits(row[2 * i]) | f32_bf16_bits(row[2 * i + 1]) << 16;
+    memcpy(words, t, (size_t)head_dim * 2);
+}
+
+VF_INLINE void pack_queries(const struct head *h, const bool is_bf16) {
+    const struct vnp_cpu_attention_args *a = h->a;
+    const int64_t n = a->q_end - a->q_first, n_pad = VNP_ALIGN_UP(n, TILE_ROWS);
+    for (int64_t r = 0; r < n; r++) {
+        load_row(a, a->q + (a->q_first + r) * a->ld, a->q_first + r, a->scale, h->row);
+        row_words(h->row, h->q + r * LD_Q, a->head_dim, is_bf16);
+    }
+    memset(h->q + n * LD_Q, 0, (size_t)((n_pad - n) * LD_Q) * sizeof *h->q);
+}
+
+/* Keys first..first+n-1 to kt[word][key], in groups of W; lanes past the end become 0. */
+VF_INLINE void pack_keys(const struct head *h, int64_t first, int64_t n, const bool is_bf16) {
+    const struct vnp_cpu_attention_args *a = h->a;
+    uint32_t *rows = (uint32_t *)(void *)h->row;
+    const int64_t n_words_pad = VNP_ALIGN_UP(h->n_words, W);
+    for (int64_t j = 0; j < n; j += W) {
+        for (int64_t i = 0; i < W; i++) {
+            float *row = h->row + i * LD_Q;
+            if (j + i < n) {
+                load_row(a, a->k + (first + j + i) * a->ld, first + j + i, 1.0f, row);
+                row_words(row, rows + i * LD_Q, a->head_dim, is_bf16);
+                for (int64_t w = h->n_words; w < n_words_pad; w++) rows[i * LD_Q + w] = 0;
+            } else {
+                memset(row, 0, (size_t)n_words_pad * sizeof *row);
+            }
+        }
+        for (int64_t w = 0; w < n_words_pad; w += W)
+            vu_transpose(rows + w, LD_Q, h->kt + w * h->ld_kt + j, h->ld_kt);
+    }
+}
+
+VF_INLINE vf load_tail(const float *p, int64_t i, int64_t n) {
+    return i + W <= n ? vf_load(p + i) : vf_load_n(p + i, n - i);
+}
+
+VF_INLINE void pack_values(const struct head *h, int64_t first, int64_t n, const bool is_bf16) {
+    const struct vnp_cpu_attention_args *a = h->a;
+    for (int64_t j = 0; j < n; j += is_bf16 ? 2 : 1) {
+        const float *v0 = a->v + (first + j) * a->ld, *v1 = v0 + a->ld;
+        uint32_t *dst = h->v + (is_bf16 ? j / 2 : j) * h->ld_v;
+        for (int64_t d = 0; d < h->ld_v; d += W) {
+            vf x = load_tail(v0, d, a->head_dim);
+            if (!is_bf16) {
+                vu_store(dst + d, (vu)x);
+                continue;
+            }
+            vu lo = vf_bf16_bits(x), hi = vu_set1(0);
+            if (j + 1 < n) hi = vf_bf16_bits(load_tail(v1, d, a->head_dim)) << 16;
+            vu_store(dst + d, lo | hi);
+        }
+    }
+}
+
+/* One row of scores (n real, n_pad in all) to weights in place (FP32) or in p (BF16); keeps the
+ * running maximum and sum of the query and rescales what it has gathered so far. */
+VF_INLINE void softmax_row(const struct head *h, int64_t query, float *s, uint16_t *p,
+                           int64_t first, int64_t n, const bool is_bf16) {
+    const struct vnp_cpu_attention_args *a = h->a;
+    const int64_t n_pad = VNP_ALIGN_UP(n, W);
+    for (int64_t j = n; j < n_pad; j++) s[j] = -INFINITY;
+    vf top = vf_set1(-INFINITY);
+    if (a->slope != 0.0f) {
+        vf at = vf_iota() + vf_set1((float)(first - (a->q_first + query)));
+        for (int64_t j = 0; j < n_pad; j += W) {
+            vf x = vf_load(s + j) - vf_set1(a->slope) * vf_abs(at);
+            vf_store(s + j, x);
+            top = vf_max(top, x);
+            at += vf_set1((float)W);
+        }
+    } else {
+        for (int64_t j = 0; j < n_pad; j += W) top = vf_max(top, vf_load(s + j));
+    }
+    const float old = first ? h->max[query] : -INFINITY;
+    float m = vf_hmax(top);
+    if (!(m > old)) m = old;
+    vf sum = vf_set1(0.0f);
+    for (int64_t j = 0; j < n_pad; j += W) {
+        vf e = vf_exp(vf_load(s + j) - vf_set1(m));
+        sum += e;
+        if (is_bf16)
+            vf_store_bf16(p + j, e);
+        else
+            vf_store(s + j, e);
+    }
+    h->max[query] = m;
+    if (first == 0) {
+        h->sum[query] = vf_sum(sum);
+        return;
+    }
+    vf keep = vf_exp(vf_set1(old - m));
+    h->sum[query] = h->sum[query] * keep[0] + vf_sum(sum);
+    float *o = h->o + query * h->ld_v;
+    for (int64_t d = 0; d < h->ld_v; d += W) vf_store(o + d, vf_load(o + d) * keep);
+}
+
+VF_INLINE void write_out(const struct head *h, const bool is_bf16) {
+    const struct vnp_cpu_attention_args *a = h->a;
+    for (int64_t r = 0; r < a->q_end - a->q_first; r++) {
+        const float *o = h->o + r * h->ld_v;
+        const int64_t off = (a->q_first + r) * a->ld_out;
+        vf inv = vf_set1(1.0f / h->sum[r]);
+        for (int64_t d = 0; d < a->head_dim; d += W) {
+            vf x = vf_load(o + d) * inv;
+            int64_t left = a->head_dim - d;
+            if (is_bf16) {
+                uint16_t *out = (uint16_t *)a->out + off + d;
+                if (left >= W)
+                    vf_store_bf16(out, x);
+                else
+                    vf_store_bf16_n(out, x, left);
+            } else {
+                float *out = (float *)a->out + off + d;
+                if (left >= W)
+                    vf_store(out, x);
+                else
+                    vf_store_n(out, x, left);
+            }
+        }
+    }
+}
+
+VF_INLINE void attend(const struct vnp_cpu_attention_args *a, const bool is_bf16) {
+    struct head h = {.a = a};
+    const int64_t n_queries = VNP_ALIGN_UP(a->q_end - a->q_first, TILE_ROWS);
+    h.n_words = is_bf16 ? a->head_dim / 2 : a->head_dim;
+    h.ld_kt = VNP_ALIGN_UP(VNP_MIN(a->n_keys, VNP_CPU_KEY_BLOCK), W) + W; /* no power of two */
+    h.ld_v = VNP_ALIGN_UP(a->head_dim, W);
+    float *at = a->scratch;
+    h.s = at, at += TILE_ROWS * LD_S;
+    h.p = (uint16_t *)(void *)at, at += TILE_ROWS * LD_S / 2;
+    h.max = at, at += VNP_ALIGN_UP(n_queries, 16);
+    h.sum = at, at += VNP_ALIGN_UP(n_queries, 16);
+    h.row = at, at += W * LD_Q;
+    h.q = (uint32_t *)(void *)at, at += n_queries * LD_Q;
+    h.o = at, at += n_queries * h.ld_v;
+    h.kt = (uint32_t *)(void *)at, at += VNP_ALIGN_UP(h.n_words, W) * h.ld_kt;
+    h.v = (uint32_t *)(void *)at;
+    pack_queries(&h, is_bf16);
+    for (int64_t first = 0; first < a->n_keys; first += VNP_CPU_KEY_BLOCK) {
+        const int64_t n = VNP_MIN(a->n_keys - first, VNP_CPU_KEY_BLOCK);
+        pack_keys(&h, first, n, is_bf16);
+        pack_values(&h, first, n, is_bf16);
+        for (int64_t r = 0; r < n_queries; r += TILE_ROWS) {
+            tile_row(h.s, LD_S, h.q + r * LD_Q, LD_Q, h.kt, h.ld_kt, h.n_words, VNP_ALIGN_UP(n, W),
+                     is_bf16, false);
+            for (int64_t i = 0; i < TILE_ROWS; i++)
+                softmax_row(&h, r + i, h.s + i * LD_S, h.p + i * LD_S, first, n, is_bf16);
+            const uint32_t *weights =
+                is_bf16 ? (const uint32_t *)(const void *)h.p : (const uint32_t *)(const void *)h.s;
+            tile_row(h.o + r * h.ld_v, h.ld_v, weights, is_bf16 ? LD_S / 2 : LD_S, h.v, h.ld_v,
+                     is_bf16 ? (n + 1) / 2 : n, h.ld_v, is_bf16, first > 0);
+        }
+    }
+    write_out(&h, is_bf16);
+}
+
+#if !defined(__AVX512BF16__)
+void VNP_CPU_NAME(attention)(const struct vnp_cpu_attention_args *a) {
+    attend(a, false);
+}
+#endif
+
+void VNP_CPU_NAME(attention_bf16)(const struct vnp_cpu_attention_args *a) {
+    attend(a, true);
+}
