@@ -277,7 +277,7 @@ static void suite_guards(struct suite *s, const struct suite_tensor *t, const ch
 static double suite_half_step(enum vnp_dtype dtype, double y, double row_max) {
     switch ((int)dtype) {
     case VNP_BF16:
-        return fabs(y) * 0x1p-8 * 0.51 + 1e-38;
+        return fabs(y) * 0x1p-8 * 1.01 + 1e-38; /* 8 significant bits */
     case VNP_F16:
         return fabs(y) * 0x1p-11 * 1.01 + 0x1p-25;
     case VNP_E4M3:
