@@ -68,22 +68,27 @@ static const char *guess(const struct vnp_mapping *m) {
     return NULL;
 }
 
-static bool has_safetensors_head(const struct vnp_mapping *m) {
-    if (m->n_bytes < 9) return false;
-    return m->data[8] == '{' || (m->data[4] | m->data[5] | m->data[6] | m->data[7]) == 0;
+/* A header length below 4 GiB, then an object. No text has NUL bytes, no zip or pickle begins so:
+ * this goes first, because the length's low bytes may look like any magic. */
+static bool is_safetensors(const struct vnp_mapping *m) {
+    return m->n_bytes >= 9 && m->data[8] == '{' &&
+           (m->data[4] | m->data[5] | m->data[6] | m->data[7]) == 0;
+}
+/* Half of it: worth a message that tells what is wrong with the header. */
+static bool is_almost_safetensors(const struct vnp_mapping *m) {
+    return m->n_bytes >= 9 &&
+           (m->data[8] == '{' || (m->data[4] | m->data[5] | m->data[6] | m->data[7]) == 0);
 }
 
 static vnp_status read_by_content(struct vnp_raw *raw, struct vnp_mapping *m) {
     if (m->n_bytes == 0) return vnp_bad(VNP_TRUNCATED, m->path, 0, NULL, "the file is empty");
+    raw->format = "safetensors";
+    if (is_safetensors(m)) return vnp_safetensors_read(raw, m);
     if (m->n_bytes >= 4 && memcmp(m->data, "PK\x03\x04", 4) == 0) return vnp_torch_read(raw, m);
-    if (m->n_bytes >= 2 && m->data[0] == 0x80 && m->data[1] >= 1 && m->data[1] <= 5 &&
-        !(m->n_bytes > 8 && m->data[8] == '{'))
+    if (m->n_bytes >= 2 && m->data[0] == 0x80 && m->data[1] >= 1 && m->data[1] <= 5)
         return vnp_torch_read(raw, m); /* says why not */
     const char *what = guess(m);
-    if (!what && has_safetensors_head(m)) {
-        raw->format = "safetensors";
-        return vnp_safetensors_read(raw, m);
-    }
+    if (!what && is_almost_safetensors(m)) return vnp_safetensors_read(raw, m);
     (void)vnp_bad(VNP_FORMAT, m->path, 0, NULL, "is no model file%s%s", what ? ": it is " : "",
                   what ? what : "");
     vnp_error_hint("a safetensors file, a zip of torch.save (.pt, .pth, .bin) or a folder with "
