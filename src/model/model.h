@@ -49,6 +49,78 @@ const struct vnp_model_spec *vnp_classifier_spec(const struct vnp_classifier *c)
 vnp_status vnp_classifier_run(const struct vnp_classifier *c, const float *z, int64_t n_rows,
                               float *scores) VNP_WARN_UNUSED;
 
+/* ---- training the classifier ---------------------------------------------------------------- */
+
+enum vnp_train_optimizer { VNP_TRAIN_SGD = 0, VNP_TRAIN_ADAMW };
+
+/* Upstream's recipe is what vnp_train_defaults gives: SGD 2e-4, momentum 0.9, the rate times 0.85
+ * every 10 epochs, batches of 32, at most 200 epochs, patience 5, dropout 0.5. */
+struct vnp_train_options {
+    enum vnp_train_optimizer optimizer;
+    int64_t n_hidden;
+    double lr, momentum, weight_decay; /* weight_decay: ADAMW only */
+    int step_epochs;
+    double step_gamma;
+    int batch, max_epochs, patience;
+    double dropout;
+    double class_weight[2]; /* of other, virus */
+    uint64_t seed;
+    int n_threads; /* < 1 = all; the result does not depend on it */
+};
+void vnp_train_defaults(struct vnp_train_options *opt);
+
+/* Labelled vectors, borrowed. */
+struct vnp_train_data {
+    const float *z;        /* [n][n_in] */
+    const uint8_t *labels; /* [n], 0 other, 1 virus */
+    int64_t n, n_in;
+};
+
+/* Measures on labelled vectors; undefined ones (a class is missing) are NaN. */
+struct vnp_train_metrics {
+    double loss, accuracy, precision, recall, f1, auroc, brier;
+};
+
+struct vnp_train_epoch {
+    int epoch; /* from 1 */
+    double lr, train_loss, seconds;
+    struct vnp_train_metrics valid;
+    bool is_best; /* lowest validation loss so far: these weights are the result */
+};
+
+/* The training of one classifier: weights, optimiser state, best weights so far. Not shared by
+ * threads; uses a team of its own. */
+struct vnp_trainer;
+/* Weights drawn by Xavier's uniform rule from the seed, biases 0, BatchNorm at 1, 0. */
+vnp_status vnp_trainer_create(const struct vnp_train_options *opt, int64_t n_in,
+                              struct vnp_trainer **out) VNP_WARN_UNUSED;
+void vnp_trainer_destroy(struct vnp_trainer *t);
+/* One epoch over `train` in an order drawn from seed and epoch, then measures on `valid` (may be
+ * empty: then train_loss judges). INVAL when n_in differs or fewer than two samples are given. */
+vnp_status vnp_trainer_epoch(struct vnp_trainer *t, const struct vnp_train_data *train,
+                             const struct vnp_train_data *valid,
+                             struct vnp_train_epoch *out) VNP_WARN_UNUSED;
+/* max_epochs done, or `patience` epochs without a better validation loss. */
+bool vnp_trainer_is_done(const struct vnp_trainer *t);
+/* Scores of the best weights so far. */
+vnp_status vnp_trainer_score(struct vnp_trainer *t, const struct vnp_train_data *data,
+                             float *scores /* [n][2] */) VNP_WARN_UNUSED;
+vnp_status vnp_trainer_measure(struct vnp_trainer *t, const struct vnp_train_data *data,
+                               struct vnp_train_metrics *out) VNP_WARN_UNUSED;
+/* Scales and shifts the output layer so that the scores fit `data` best (Platt 1999: a line
+ * through the logit difference by maximum likelihood). Ranks and AUROC stay. */
+vnp_status vnp_trainer_calibrate(struct vnp_trainer *t, const struct vnp_train_data *data,
+                                 double *scale, double *shift) VNP_WARN_UNUSED;
+/* The best weights so far, row-major as op.h has them; borrowed until the next call on t. */
+vnp_status vnp_trainer_params(struct vnp_trainer *t,
+                              struct vnp_classifier_params *out) VNP_WARN_UNUSED;
+/* Everything that the next epoch depends on, as bytes: a training that is loaded goes on to the
+ * same bits as one that was never stopped. load: MISMATCH when options or sizes differ. */
+size_t vnp_trainer_state_bytes(const struct vnp_trainer *t);
+void vnp_trainer_state_save(const struct vnp_trainer *t, void *out);
+vnp_status vnp_trainer_state_load(struct vnp_trainer *t, const void *state,
+                                  size_t n_bytes) VNP_WARN_UNUSED;
+
 /* ALiBi slopes for H heads (Press et al. 2022, the published non-power-of-two rule). */
 void vnp_alibi_slopes(int64_t n_heads, float *out);
 
