@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+// tokenizer.json bytes, a NUL, then a text: whatever loads must encode within its own bounds. The
+// text also goes through the ESM-2 alphabet.
+#include "tok/tok.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check(bool holds) {
+    if (!holds) abort();
+}
+
+/* Exact buffers, so that the sanitizer sees one byte too far. */
+static void encode(const struct vnp_bpe *bpe, const char *text, size_t len) {
+    size_t n = 0, n_unknown = 0, n_max = vnp_bpe_max_tokens(bpe, len);
+    void *scratch = malloc(vnp_bpe_scratch_bytes(bpe, len));
+    uint16_t *out = malloc(n_max * sizeof *out + 1);
+    check(scratch && out);
+    if (vnp_bpe_encode(bpe, text, len, scratch, out, &n, &n_unknown) == VNP_OK) {
+        check(n <= n_max && n_unknown <= len);
+        for (size_t i = 0; i < n; i++) check(out[i] < vnp_bpe_vocab_size(bpe));
+    } else {
+        check(vnp_error_last()->text[0]);
+    }
+    free(out);
+    free(scratch);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    const char *json = (const char *)data;
+    const uint8_t *nul = memchr(data, 0, size);
+    size_t n_json = nul ? (size_t)(nul - data) : size, n_text = nul ? size - n_json - 1 : 0;
+    const char *text = nul ? json + n_json + 1 : json;
+    struct vnp_bpe *bpe;
+    if (vnp_bpe_load(json, n_json, "fuzz", &bpe) == VNP_OK)
+        encode(bpe, text, n_text);
+    else
+        check(!bpe && vnp_error_last()->text[0] && vnp_error_last()->origin <= VNP_FROM_MODEL);
+    vnp_bpe_destroy(bpe);
+    size_t n = 0, n_unknown = 0;
+    uint16_t *out = malloc((n_text + 2) * sizeof *out);
+    check(out);
+    vnp_tok_esm_encode(text, n_text, out, &n, &n_unknown);
+    check(n >= 2 && n <= n_text + 2 && n_unknown <= n_text);
+    free(out);
+    return 0;
+}
