@@ -22,8 +22,14 @@ struct bytes {
     size_t n;
 };
 
+static size_t room_for(size_t n) {
+    size_t room = 16;
+    while (room <= n) room *= 2;
+    return room;
+}
+
 static void append(struct bytes *b, const void *data, size_t n) {
-    b->p = realloc(b->p, b->n + n + 1);
+    if (!b->p || room_for(b->n + n) != room_for(b->n)) b->p = realloc(b->p, room_for(b->n + n));
     assert_non_null(b->p);
     if (n) memcpy(b->p + b->n, data, n);
     b->n += n;
