@@ -298,7 +298,7 @@ static void write_safetensors(const char *path, const struct plan *p, const stru
 
 static void le(struct text *t, uint64_t v, int n_bytes) {
     for (int i = 0; i < n_bytes; i++) {
-        uint8_t b = (uint8_t)(v >> (8 * i));
+        uint8_t b = (uint8_t)(i < 8 ? v >> (8 * i) : 0);
         text_put(t, &b, 1);
     }
 }

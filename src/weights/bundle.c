@@ -235,11 +235,8 @@ static vnp_status put_part(struct text *t, const struct bundle *b, int kind, int
         const char *json;
         size_t n;
         VNP_TRY(vnp_checkpoint_tokenizer(c, &json, &n));
-        json_error_t e;
-        json_t *parsed = json_loadb(json, n, JSON_REJECT_DUPLICATES, &e);
-        if (!parsed)
-            return vnp_bad(VNP_FORMAT, c->raw->path, -1, "tokenizer.json", "is no valid JSON: %s",
-                           e.text);
+        json_t *parsed;
+        VNP_TRY(vnp_json_parse(json, n, c->raw->path, 0, "its tokenizer.json is", &parsed));
         json_decref(parsed);
         put_meta(t, prefix, "tokenizer", json, n);
     }
@@ -284,11 +281,10 @@ static vnp_status put_header(struct text *t, const struct bundle *b) {
     while (!t->is_failed && (t->n + 8) % 64) put(t, " ", 1);
     if (t->is_failed)
         return vnp_fail(VNP_NOMEM, VNP_FROM_OUTPUT, "no memory for a bundle's header");
-    json_error_t e; /* a note or a name that is no UTF-8 would make a file that nobody can read */
-    json_t *parsed = json_loadb(t->data, t->n, JSON_REJECT_DUPLICATES, &e);
+    json_t *parsed; /* a note or a name that is no UTF-8 would make a file that nobody can read */
+    VNP_TRY(vnp_json_parse(t->data, t->n, NULL, 0, "the bundle's metadata would be", &parsed));
     json_decref(parsed);
-    return parsed ? VNP_OK
-                  : vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the bundle's metadata are bad: %s", e.text);
+    return VNP_OK;
 }
 
 /* ---- file ----------------------------------------------------------------------------------- */

@@ -183,6 +183,21 @@ static void source_name(const struct builder *b, const struct rule *r, int64_t l
               b->layout->is_bundle ? r->canonical : r->source, layer);
 }
 
+/* A tensor by its name, or a norm by the names that transformers 5 and TensorFlow give: gamma for
+ * weight, beta for bias. */
+static const struct vnp_raw_tensor *find_named(const struct vnp_raw *raw, const char *name) {
+    static const char *const aliases[][2] = {{".weight", ".gamma"}, {".bias", ".beta"}};
+    const struct vnp_raw_tensor *t = vnp_raw_find(raw, name);
+    for (size_t i = 0; !t && i < VNP_COUNT(aliases); i++) {
+        char other[NAME_BYTES + 8];
+        size_t n = strlen(name), n_tail = strlen(aliases[i][0]);
+        if (n < n_tail || strcmp(name + n - n_tail, aliases[i][0]) != 0) continue;
+        snprintf(other, sizeof other, "%.*s%s", (int)(n - n_tail), name, aliases[i][1]);
+        t = vnp_raw_find(raw, other);
+    }
+    return t;
+}
+
 static const struct vnp_raw_tensor *find_source(const struct builder *b, const char *canonical,
                                                 int64_t layer, char name[NAME_BYTES]) {
     for (const struct rule *r = b->layout->rules; r->canonical; r++)
@@ -261,7 +276,7 @@ static vnp_status add_tensor(struct builder *b, const struct rule *r, int64_t la
     struct vnp_checkpoint *c = b->c;
     source_name(b, r, layer, source);
     fill_name(canonical, "", r->canonical, layer);
-    const struct vnp_raw_tensor *t = vnp_raw_find(c->raw, source);
+    const struct vnp_raw_tensor *t = find_named(c->raw, source);
     if (!t) return vnp_bad(VNP_FORMAT, b->file, -1, source, "the tensor is missing");
     VNP_TRY(check_tensor(b, r, t));
     b->is_used[t - c->raw->tensors] = true;
@@ -452,6 +467,10 @@ static vnp_status hf_encoder(struct builder *b) {
     VNP_TRY(config_flag(raw, "emb_layer_norm_before", &has_norm_before));
     VNP_TRY(config_flag(raw, "is_folding_model", &is_folding));
     VNP_TRY(config_flag(raw, "token_dropout", &s->has_token_dropout));
+    json_t *theta = json_object_get(raw->config, "rope_theta");
+    if (theta && json_number_value(theta) != 10000.0)
+        return vnp_bad(VNP_UNSUPPORTED, raw->config_path, -1, "rope_theta",
+                       "is not 10000, the only base that is known");
     if (has_norm_before || is_folding)
         return vnp_bad(VNP_UNSUPPORTED, raw->config_path, -1,
                        is_folding ? "is_folding_model" : "emb_layer_norm_before",
@@ -535,7 +554,7 @@ static bool has_lm(const struct builder *b) {
     for (const struct rule *r = b->layout->rules; r->canonical; r++) {
         if (!r->is_lm) continue;
         source_name(b, r, 0, name);
-        if (vnp_raw_find(b->c->raw, name)) return true;
+        if (find_named(b->c->raw, name)) return true;
     }
     return false;
 }

@@ -267,7 +267,7 @@ static vnp_status fail_call(const struct vnp_pickle *p, const value *f) {
     for (char *c = name; *c; c++)
         if (*c == ' ') *c = '.';
     const char *what = NULL;
-    if (strstr(name, "_rebuild_sparse"))
+    if (strstr(name, "_rebuild_sparse") || strstr(name, "_get_layout"))
         what = "a sparse tensor";
     else if (strstr(name, "_rebuild_qtensor"))
         what = "a quantized tensor";

@@ -26,19 +26,28 @@ static vnp_status join(char *out, size_t n, const char *folder, const char *name
     return vnp_bad(VNP_INVAL, folder, -1, NULL, "the path is too long");
 }
 
+vnp_status vnp_json_parse(const char *text, size_t n, const char *file, int64_t off_base,
+                          const char *what, json_t **out) {
+    json_error_t e;
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    if (*out) return VNP_OK;
+    /* jansson says nothing at all when an allocation fails */
+    if (!e.text[0] || json_error_code(&e) == json_error_out_of_memory) return fail_memory();
+    (void)vnp_fail(VNP_FORMAT, VNP_FROM_MODEL, "%s no valid JSON: %s", what, e.text);
+    vnp_error_at(file, off_base ? -1 : e.line, off_base + e.position, NULL);
+    return VNP_FORMAT;
+}
+
 static vnp_status load_json(const char *path, json_t **out) {
     struct vnp_mapping *m;
-    json_error_t e;
     VNP_TRY(vnp_mapping_open(path, &m));
     vnp_status status = VNP_OK;
     if (m->n_bytes > JSON_MAX_BYTES)
         status = vnp_bad(VNP_UNSUPPORTED, path, -1, NULL, "has %zu bytes", m->n_bytes);
-    else if (!(*out = json_loadb(m->data ? (const char *)m->data : "", m->n_bytes,
-                                 JSON_REJECT_DUPLICATES, &e))) {
-        (void)vnp_fail(VNP_FORMAT, VNP_FROM_MODEL, "is no valid JSON: %s", e.text);
-        vnp_error_at(path, e.line, e.position, NULL);
-        status = VNP_FORMAT;
-    } else if (!json_is_object(*out)) {
+    else
+        status =
+            vnp_json_parse(m->data ? (const char *)m->data : "", m->n_bytes, path, 0, "is", out);
+    if (status == VNP_OK && !json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;
         status = vnp_bad(VNP_FORMAT, path, -1, NULL, "is no JSON object");

@@ -187,11 +187,9 @@ vnp_status vnp_safetensors_read(struct vnp_raw *raw, struct vnp_mapping *m) {
     const char *text = (const char *)m->data + 8;
     if (n_header < 2 || text[0] != '{')
         return vnp_bad(VNP_FORMAT, m->path, 8, NULL, "the safetensors header is no JSON object");
-    json_error_t e;
-    json_t *header = json_loadb(text, (size_t)n_header, JSON_REJECT_DUPLICATES, &e);
-    if (!header)
-        return vnp_bad(VNP_FORMAT, m->path, 8 + (int64_t)e.position, NULL,
-                       "the safetensors header is no valid JSON: %s", e.text);
+    json_t *header;
+    VNP_TRY(
+        vnp_json_parse(text, (size_t)n_header, m->path, 8, "the safetensors header is", &header));
     vnp_status status = read_header(raw, m, header, 8 + (size_t)n_header);
     json_decref(header);
     return status;

@@ -73,6 +73,7 @@ static vnp_status read_storage(const struct torch_file *f, const char *name,
     if (!*out)
         return vnp_bad(VNP_FORMAT, f->map->path, -1, name, "its storage '%s' is not in the file",
                        path);
+    VNP_TRY(vnp_zip_check_stored(f->map, *out));
     size_t n_bytes;
     int64_t n_elements = id->items[4]->i;
     if (n_elements < 0 || !vnp_size_mul((size_t)n_elements, element_bytes(*dtype), &n_bytes) ||
@@ -242,6 +243,7 @@ static vnp_status find_root(struct torch_file *f, const struct vnp_zip_entry **p
         vnp_error_hint("save the module's state_dict() with torch.save");
         return VNP_UNSUPPORTED;
     }
+    VNP_TRY(vnp_zip_check_stored(f->map, *pkl));
     n = snprintf(name, sizeof name, "%.*sbyteorder", (int)f->n_root, f->root);
     const struct vnp_zip_entry *order = vnp_zip_find(&f->zip, name, (size_t)n);
     if (order && (order->n_bytes != 6 || memcmp(order->data, "little", 6) != 0))

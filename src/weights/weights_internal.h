@@ -79,13 +79,18 @@ vnp_status vnp_raw_open(const char *path, struct vnp_raw **out) VNP_WARN_UNUSED;
 vnp_status vnp_bad(vnp_status status, const char *file, int64_t off, const char *record,
                    const char *fmt, ...) VNP_PRINTF(5, 6);
 
-/* ---- zip, stored entries only ---- */
+/* Text as JSON without duplicate keys: NOMEM, or FORMAT with the place (off_base + where). */
+vnp_status vnp_json_parse(const char *text, size_t n, const char *file, int64_t off_base,
+                          const char *what, json_t **out) VNP_WARN_UNUSED;
+
+/* ---- zip: compressed entries are listed but cannot be used ---- */
 
 struct vnp_zip_entry {
     const char *name; /* not terminated */
     size_t n_name;
     const uint8_t *data;
     size_t n_bytes;
+    uint32_t method; /* 0 = stored; anything else cannot be used */
 };
 struct vnp_zip {
     struct vnp_zip_entry *entries; /* sorted by name */
@@ -93,6 +98,9 @@ struct vnp_zip {
 };
 vnp_status vnp_zip_open(const struct vnp_mapping *m, struct vnp_zip *out) VNP_WARN_UNUSED;
 void vnp_zip_close(struct vnp_zip *z);
+/* UNSUPPORTED, naming the entry, where its bytes are compressed. */
+vnp_status vnp_zip_check_stored(const struct vnp_mapping *m,
+                                const struct vnp_zip_entry *e) VNP_WARN_UNUSED;
 const struct vnp_zip_entry *vnp_zip_find(const struct vnp_zip *z, const char *name, size_t n_name);
 
 /* ---- pickle as data ---- */

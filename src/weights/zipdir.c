@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The directory of a zip file whose entries are stored, not compressed, as torch.save writes them;
-// zip64 included. Source: PKWARE APPNOTE 6.3.9, sections 4.3.7-4.3.16 and 4.5.3. Owns no data.
+// The directory of a zip file, zip64 included. Only stored entries can be used: torch.save writes
+// no others. Source: PKWARE APPNOTE 6.3.9, sections 4.3.7-4.3.16 and 4.5.3. Owns no data.
 #include "weights_internal.h"
 
 #include <stdlib.h>
@@ -142,18 +142,21 @@ static vnp_status read_entry(const struct vnp_mapping *m, const struct zip_end *
     if (!read_extra64(p + 46 + n_name, n_extra, &n_plain, &n_packed, &off))
         return vnp_bad(VNP_FORMAT, m->path, (int64_t)*at, NULL,
                        "zip entry '%.*s' lacks its zip64 sizes", n_shown, e->name);
-    if (get16(p + 10) != 0) {
-        (void)vnp_bad(VNP_UNSUPPORTED, m->path, (int64_t)*at, NULL,
-                      "zip entry '%.*s' is compressed (method %u); torch.save stores", n_shown,
-                      e->name, get16(p + 10));
-        vnp_error_hint("unpack it and zip it again with 'zip -0 -r', or save it anew with torch");
-        return VNP_UNSUPPORTED;
-    }
-    if (n_packed != n_plain)
+    e->method = get16(p + 10);
+    if (e->method == 0 && n_packed != n_plain)
         return vnp_bad(VNP_FORMAT, m->path, (int64_t)*at, NULL,
                        "stored zip entry '%.*s' has two different sizes", n_shown, e->name);
     *at += 46 + n_name + n_extra + n_comment;
-    return locate(m, end, off, n_plain, e);
+    return locate(m, end, off, n_packed, e);
+}
+
+vnp_status vnp_zip_check_stored(const struct vnp_mapping *m, const struct vnp_zip_entry *e) {
+    if (e->method == 0) return VNP_OK;
+    (void)vnp_bad(VNP_UNSUPPORTED, m->path, -1, NULL,
+                  "zip entry '%.*s' is compressed (method %u); torch.save stores",
+                  (int)VNP_MIN(e->n_name, (size_t)200), e->name, e->method);
+    vnp_error_hint("unpack it and zip it again with 'zip -0 -r', or save it anew with torch");
+    return VNP_UNSUPPORTED;
 }
 
 static int compare_names(const char *a, size_t n_a, const char *b, size_t n_b) {

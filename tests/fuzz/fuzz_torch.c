@@ -12,7 +12,7 @@ struct buffer {
 };
 
 static void le(struct buffer *b, uint64_t v, int n) {
-    for (int i = 0; i < n; i++) b->data[b->n++] = (uint8_t)(v >> (8 * i));
+    for (int i = 0; i < n; i++) b->data[b->n++] = (uint8_t)(i < 8 ? v >> (8 * i) : 0);
 }
 static void put(struct buffer *b, const void *data, size_t n) {
     if (n) memcpy(b->data + b->n, data, n);
