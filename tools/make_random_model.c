@@ -623,15 +623,18 @@ static void make_bundle(const char *out, struct options *o) {
     make_esm_hf(esm, o);
     make_dnabert(dna, o);
     make_classifier(cls, o);
-    struct vnp_bundle_parts parts = {.esm2 = open_part(esm, VNP_MODEL_ESM2),
-                                     .dnabert = open_part(dna, VNP_MODEL_DNABERT),
-                                     .classifier = open_part(cls, VNP_MODEL_CLASSIFIER),
-                                     .window_bp = o->window,
-                                     .note = o->note};
+    struct vnp_checkpoint *e = open_part(esm, VNP_MODEL_ESM2),
+                          *d = open_part(dna, VNP_MODEL_DNABERT),
+                          *c = open_part(cls, VNP_MODEL_CLASSIFIER);
+    struct vnp_bundle_parts parts = {
+        .esm2 = e, .dnabert = d, .classifier = c, .window_bp = o->window, .note = o->note};
     if (vnp_bundle_write(out, &parts) != VNP_OK) {
         vnp_error_format(vnp_error_last(), text, sizeof text);
         die("%s", text);
     }
+    vnp_checkpoint_close(e);
+    vnp_checkpoint_close(d);
+    vnp_checkpoint_close(c);
     static const char *const made[] = {"esm2_random/model.safetensors",
                                        "esm2_random/config.json",
                                        "esm2_random",
