@@ -50,6 +50,10 @@ struct vnp_run_options {
     const char *model_note; /* one line for the summary, e.g. that calls mean nothing */
     vnp_run_progress_fn *progress;
     void *progress_ctx;
+    /* for tests and the curious; 0 = the default */
+    double commit_s;       /* longest time between two commits: 5 */
+    int64_t block_windows; /* windows of a block, the unit of resume: 256 */
+    int64_t dedup_bytes;   /* memory for sequences seen before: 384 MiB; < 0 = none */
 };
 
 struct vnp_run_counts {

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT
+ * Inside of the run room: the engine's parts and what passes between its threads.
+ *
+ *   feed (1 thread)    records -> blocks of consecutive windows, cut the same way in every run;
+ *                      blocks the ledger already has are dropped here
+ *   prep (n threads)   a block's open frames and their tokens
+ *   packer (1 thread)  blocks in serial order -> dedup -> packs, one packer an encoder
+ *   workers            one thread a device; pulls packs from the dispatcher, encodes, puts vectors
+ *                      straight into the block's rows [dna ; protein]
+ *   finish (1 thread)  blocks whose vectors are all there -> classifier -> ledger
+ *
+ * Blocks come from a fixed set and return to it, so memory is bounded by their number; the reader
+ * waits when none is free. Order of finishing is free, the ledger sorts by key.
+ * Lock order: dispatcher, then dedup, then a queue; no stage holds one while it computes. */
+#ifndef VNP_RUN_ENGINE_H
+#define VNP_RUN_ENGINE_H
+
+#include "run/run.h"
+#include "ledger/ledger.h"
+#include "run/packer.h"
+#include "seq/seq.h"
+#include "tok/tok.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { ENC_DNA = 0, ENC_PROTEIN = 1, N_ENC = 2 };
+
+/* ---- queue.c: bounded, many to many ----------------------------------------------------------- */
+
+struct run_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t can_push, can_pop;
+    void **ring;
+    size_t cap, head, n;
+    bool is_closed;  /* no more pushes; pops drain */
+    bool is_aborted; /* pushes and pops fail at once */
+};
+vnp_status run_queue_init(struct run_queue *q, size_t cap) VNP_WARN_UNUSED;
+void run_queue_fini(struct run_queue *q);
+/* false when aborted or closed. Waiting time is added to *wait_s (may be NULL). */
+bool run_queue_push(struct run_queue *q, void *p, double *wait_s);
+enum run_pop { RUN_POP_OK, RUN_POP_TIMEOUT, RUN_POP_END };
+/* timeout_s < 0 waits for ever. */
+enum run_pop run_queue_pop(struct run_queue *q, double timeout_s, void **out, double *wait_s);
+void run_queue_close(struct run_queue *q);
+void run_queue_abort(struct run_queue *q);
+size_t run_queue_count(struct run_queue *q);
+/* Waits on c until now + timeout_s. The condition must use CLOCK_MONOTONIC (run_cond_init). */
+void run_cond_init(pthread_cond_t *c);
+void run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s);
+
+/* ---- block.c ----------------------------------------------------------------------------------- */
+
+struct run_block;
+
+/* One sequence for one encoder. */
+struct run_item {
+    struct run_block *block;
+    const uint16_t *tokens; /* in the block, from off_tokens */
+    size_t off_tokens;
+    int32_t n_tokens;
+    int32_t frame; /* of the block */
+    float *out;    /* [n_rows][cols of the encoder], rows of the block */
+    int64_t n_rows;
+    int32_t dedup; /* entry that waits for this item, or -1 */
+    uint8_t enc;
+    uint8_t n_faults; /* workers it has taken along */
+    struct run_item *next_waiter; /* the same sequence, already on its way */
+};
+struct run_record {
+    int64_t idx, length, n_windows;
+    size_t off_id; /* in ids */
+    int64_t frame; /* embed: its frame, or -1 */
+};
+struct run_window {
+    int64_t record, k; /* record idx, window number */
+    size_t off, len;   /* in bases */
+};
+struct run_frame {
+    int64_t record, window;
+    int32_t frame;
+    int64_t off_row, n_rows; /* of rows */
+    float score[2];
+    const char *reason; /* failed; owned by the block's reasons */
+    bool has_reason;
+};
+/* Grows, never shrinks, keeps its memory for the next block. */
+struct run_buffer {
+    void *data;
+    size_t n_bytes, cap_bytes;
+};
+vnp_status run_buffer_reserve(struct run_buffer *b, size_t n_bytes) VNP_WARN_UNUSED;
+vnp_status run_buffer_append(struct run_buffer *b, const void *data, size_t n) VNP_WARN_UNUSED;
+void run_buffer_fini(struct run_buffer *b);
+
+struct run_block {
+    int64_t idx;    /* among all blocks of the input */
+    int64_t serial; /* among those that are computed */
+    struct vnp_hash128 content;
+    struct run_buffer records, windows, frames, items; /* arrays of the structs above */
+    struct run_buffer ids, bases, tokens, rows;
+    int64_t n_records, n_windows, n_frames, n_items, n_rows;
+    int64_t n_bases;
+    int64_t n_tokens[N_ENC], n_unknown, n_duplicates;
+    atomic_int_fast64_t n_pending; /* items without a result, plus one while they are being pushed */
+    pthread_mutex_t lock;          /* guards frames[].reason */
+    char *reasons[8];              /* texts of failures in this block */
+    int n_reasons;
+};
+vnp_status run_block_init(struct run_block *b) VNP_WARN_UNUSED;
+void run_block_fini(struct run_block *b);
+void run_block_clear(struct run_block *b);
+void run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason);
+/* Hash of ids, lengths and bases: what a resumed run compares. */
+struct vnp_hash128 run_block_content(const struct run_block *b);
+
+/* ---- dedup.c ----------------------------------------------------------------------------------- */
+
+/* Bounded memory of sequences and their vectors, one an encoder. Entries on their way cannot be
+ * evicted; finished ones leave least recently used first. */
+struct run_dedup;
+vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **out) VNP_WARN_UNUSED;
+void run_dedup_destroy(struct run_dedup *d);
+enum run_dedup_found {
+    RUN_DEDUP_NEW,   /* encode it (it->dedup is set when others may wait for it) */
+    RUN_DEDUP_READY, /* it->out is filled */
+    RUN_DEDUP_WAITS, /* it will be given back by run_dedup_done of another item */
+};
+enum run_dedup_found run_dedup_find(struct run_dedup *d, struct run_item *it);
+/* The item's vector (NULL: it failed). Returns the chain of items that waited for it. */
+struct run_item *run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec);
+
+/* ---- dispatch.c: packs and the devices that pull them -------------------------------------------- */
+
+struct run_pack {
+    struct vnp_pack view; /* into tokens and cu */
+    int enc;
+    uint16_t *tokens;
+    int32_t *cu;
+    struct run_item **items; /* [view.n_seqs] */
+    int64_t cap_tokens, cap_seqs;
+    int n_faults;
+    bool is_extra; /* made for a halved pack or a long sequence; freed after use */
+    struct run_pack *next;
+};
+
+/* What a device thread drives. In-process encoders and worker processes implement it, tests a
+ * stand-in. Calls of one worker come from one thread. */
+struct run_worker_ops {
+    const char *kind;
+    vnp_status (*open)(void *ctx, void **worker);
+    void (*close)(void *worker);
+    int (*n_slots)(void *worker); /* packs that may be in flight */
+    /* out [rows][cols] belongs to the worker until the slot is used again */
+    vnp_status (*submit)(void *worker, int slot, const struct run_pack *p);
+    vnp_status (*wait)(void *worker, int slot, const float **out);
+};
+struct run_device {
+    const struct run_worker_ops *ops;
+    void *ctx;
+    char name[64];
+    /* written by the device's thread, read by others as counters */
+    atomic_int_fast64_t n_packs, n_tokens, n_faults;
+    double busy_s, wait_s, open_s; /* read after the thread has ended */
+    bool is_dropped;
+    int64_t budget_tokens; /* of a pack; the thread's own, falls when memory runs out */
+    pthread_t thread;
+    struct run_engine *engine;
+};
+
+struct run_dispatch {
+    pthread_mutex_t lock;
+    pthread_cond_t has_pack, has_room;
+    struct run_pack *head, *tail; /* waiting packs */
+    int64_t n_waiting_packs, cap_tokens; /* cap_tokens: of a pack */
+    struct run_pack *free_packs;
+    int n_idle, n_alive; /* devices waiting for a pack; not dropped */
+    int64_t n_in_flight; /* packs taken and not yet given back */
+    bool is_closed;      /* no more packs will come but retries */
+    bool is_aborted;
+    int64_t n_packs, n_tokens, n_capacity; /* dispatched, for the fill */
+};
+
+/* ---- engine.c ----------------------------------------------------------------------------------- */
+
+struct run_stage { /* seconds; written by the stage's threads under engine.lock at their end */
+    double busy_s, wait_in_s, wait_out_s;
+};
+enum { STAGE_READ, STAGE_PREP, STAGE_PACK, STAGE_DEVICE, STAGE_FINISH, N_STAGES };
+
+struct run_engine {
+    const struct vnp_run_options *opt;
+    struct vnp_ledger *ledger;
+    bool is_embed;
+    /* plan */
+    int64_t window_bp, block_windows, block_bases;
+    bool uses[N_ENC];
+    int64_t n_cols[N_ENC];    /* of an encoder's vector */
+    int64_t off_col[N_ENC];   /* of its vector in a row */
+    int64_t n_row_cols;       /* of a row */
+    const struct vnp_bpe *bpe; /* DNA */
+    bool is_rows_kept;        /* vectors go to the ledger's data file */
+    bool is_spooled;          /* records of inputs that cannot be read twice */
+    vnp_status (*classify)(void *ctx, const float *z, int64_t n, float *scores); /* NULL: embed */
+    void *classify_ctx;
+    struct run_device *devices;
+    int n_devices, n_prep;
+    int64_t budget_tokens, max_seqs;
+    /* running */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool has_failed, is_stopping;
+    vnp_status status; /* first failure */
+    struct vnp_error error;
+    int n_running; /* threads that have not ended */
+    struct run_block *blocks;
+    int n_blocks;
+    struct run_queue free_blocks, to_prep, to_finish;
+    struct run_block **in_order; /* [n_blocks] prepared blocks by serial modulo n_blocks */
+    int64_t next_serial;         /* the packer's next; guarded by lock */
+    int64_t n_serials;           /* blocks pushed so far; final when is_feed_done */
+    bool is_feed_done;
+    int n_prep_running;
+    struct vnp_packer *packers[N_ENC];
+    struct run_dedup *dedup[N_ENC];
+    struct run_dispatch dispatch;
+    struct run_stage stages[N_STAGES];
+    /* counters, any thread */
+    atomic_int_fast64_t n_records, n_windows, n_frames, n_tokens, n_bytes_read, n_bytes_total;
+    atomic_int_fast64_t n_duplicates, n_incidents;
+    int64_t n_blocks_input; /* blocks of the whole input, known at its end */
+    struct vnp_seq_reader_stats input;
+    double t_start, t_end;
+};
+
+/* Runs all stages to the end of the input. Everything durable is committed when it returns;
+ * CANCELED after a stop request. The plan part of e is the caller's. */
+vnp_status run_engine_run(struct run_engine *e) VNP_WARN_UNUSED;
+/* Records this thread's last error as the engine's and stops every stage. */
+void run_engine_fail(struct run_engine *e, vnp_status status);
+bool run_engine_is_ending(struct run_engine *e);
+/* A vector has arrived (vec, [n_rows][n_cols]) or never will (vec NULL, reason). */
+void run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
+                          const char *reason);
+void run_engine_block_release(struct run_engine *e, struct run_block *b); /* one pending less */
+void run_engine_incident(struct run_engine *e, const char *device, const char *kind,
+                         const char *text);
+bool run_is_stop_requested(void);
+
+/* thread mains, each in its file */
+void *run_feed_main(void *engine);
+void *run_prep_main(void *engine);
+void *run_pack_main(void *engine);
+void *run_device_main(void *device);
+void *run_finish_main(void *engine);
+void run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s);
+
+/* dispatch.c */
+vnp_status run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
+                             int64_t cap_seqs) VNP_WARN_UNUSED;
+void run_dispatch_fini(struct run_dispatch *d);
+/* A free pack; NULL when aborted. Waits while too many packs wait for devices. */
+struct run_pack *run_dispatch_pack_get(struct run_dispatch *d, double *wait_s);
+void run_dispatch_unget(struct run_dispatch *d, struct run_pack *p); /* it was not needed */
+/* A pack of its own for long sequences and halves. */
+struct run_pack *run_pack_create(int64_t cap_tokens, int64_t cap_seqs);
+void run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n);
+void run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry);
+/* The next pack for a device. END: no pack will ever come; TIMEOUT: none now (is_waiting false). */
+enum run_pop run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out);
+/* A popped pack is finished with: delivered, or split into others that were pushed. */
+void run_dispatch_release(struct run_dispatch *d, struct run_pack *p);
+/* A device is given up; false when it was the last. */
+bool run_dispatch_drop(struct run_dispatch *d);
+void run_dispatch_close(struct run_dispatch *d);
+void run_dispatch_abort(struct run_dispatch *d);
+
+/* inproc.c: encoders in this process */
+struct run_inproc {
+    const struct vnp_run_options *opt;
+    struct vnp_run_device device;
+    const struct vnp_checkpoint *checkpoint[N_ENC]; /* NULL: not used */
+    int64_t budget_tokens, max_seqs;
+    struct vnp_encoder_want want;
+};
+extern const struct run_worker_ops run_inproc_ops;
+
+/* setup.c: what predict and embed share */
+struct run_setup {
+    struct run_engine e;
+    const struct vnp_run_options *opt;
+    struct vnp_ledger_fact facts[16];
+    size_t n_facts;
+    struct run_device *devices;
+    struct run_inproc *workers;
+    char path_db[4096], path_data[4096];
+};
+void run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) VNP_PRINTF(3, 4);
+vnp_status run_setup_digest(struct run_setup *s, const char *key,
+                            struct vnp_checkpoint *c) VNP_WARN_UNUSED;
+/* Checks inputs and devices, makes workers for the checkpoints (NULL: not used), the budget. */
+vnp_status run_setup_workers(struct run_setup *s, const struct vnp_checkpoint *const *checkpoints,
+                             const struct vnp_encoder_want *want) VNP_WARN_UNUSED;
+/* outputs: final names that may exist only together with their run database. */
+vnp_status run_setup_ledger(struct run_setup *s, const char *const *outputs,
+                            size_t n_outputs) VNP_WARN_UNUSED;
+/* Computes what the ledger lacks, or checks that the input is the one it was made from. */
+vnp_status run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
+void run_setup_fini(struct run_setup *s);
+
+/* export.c, summary.c */
+vnp_status run_export_predict(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+/* Counts of the calls alone, without writing. */
+vnp_status run_export_tally(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status run_summary_write(struct run_setup *s, const char *path,
+                             const struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+
+#endif

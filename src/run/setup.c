@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+// What predict and embed share before and after the engine: facts that make two runs the same run,
+// devices and their budget, the ledger, and the identity of the input.
+#include "run/engine.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MIN_BUDGET = 64, MAX_BUDGET = 1 << 20, DEFAULT_BUDGET = 4096, BLOCKS_MIN = 8 };
+
+void run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) {
+    VNP_ASSERT(s->n_facts < VNP_COUNT(s->facts));
+    struct vnp_ledger_fact *f = &s->facts[s->n_facts++];
+    va_list ap;
+    f->key = key;
+    va_start(ap, fmt);
+    vsnprintf(f->value, sizeof f->value, fmt, ap);
+    va_end(ap);
+}
+
+vnp_status run_setup_digest(struct run_setup *s, const char *key, struct vnp_checkpoint *c) {
+    struct vnp_hash128 h;
+    char hex[33];
+    VNP_TRY(vnp_checkpoint_digest(c, &h));
+    vnp_hash_hex(h, hex);
+    run_setup_fact(s, key, "%s", hex);
+    return VNP_OK;
+}
+
+static vnp_status check_options(const struct vnp_run_options *opt) {
+    int n_shards = VNP_MAX(1, opt->n_shards);
+    if (opt->n_inputs < 1 || !opt->inputs || !opt->out)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no input or no output");
+    if (opt->n_devices < 1)
+        return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "no device to run on");
+    if (opt->shard_idx < 0 || opt->shard_idx >= n_shards)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "shard %d of %d", opt->shard_idx, n_shards);
+    return VNP_OK;
+}
+
+/* The least of what the devices suggest. */
+static vnp_status find_budget(struct run_setup *s) {
+    const struct vnp_run_options *opt = s->opt;
+    int64_t budget = opt->budget_tokens;
+    for (int i = 0; i < opt->n_devices && opt->budget_tokens < 1; i++) {
+        const struct vnp_backend *b = opt->devices[i].backend;
+        struct vnp_device_options dev_opt = {.precision = opt->precision,
+                                             .idx_device = opt->devices[i].idx_device,
+                                             .n_threads = 1};
+        struct vnp_device *dev;
+        struct vnp_device_info info = {0};
+        VNP_TRY(b->device_open(&dev_opt, &dev));
+        vnp_status status = b->device_info(dev, &info);
+        b->device_close(dev);
+        VNP_TRY(status);
+        int64_t n = info.budget_tokens > 0 ? info.budget_tokens : DEFAULT_BUDGET;
+        budget = budget < 1 ? n : VNP_MIN(budget, n);
+    }
+    s->e.budget_tokens = VNP_MAX(MIN_BUDGET, VNP_MIN(MAX_BUDGET, budget));
+    s->e.max_seqs = s->e.budget_tokens / 8 + 1;
+    return VNP_OK;
+}
+
+vnp_status run_setup_workers(struct run_setup *s, const struct vnp_checkpoint *const *checkpoints,
+                             const struct vnp_encoder_want *want) {
+    const struct vnp_run_options *opt = s->opt;
+    int n_cpus = opt->n_threads > 0 ? opt->n_threads : vnp_cpu_count();
+    VNP_TRY(check_options(opt));
+    VNP_TRY(find_budget(s));
+    s->devices = calloc((size_t)opt->n_devices, sizeof *s->devices);
+    s->workers = calloc((size_t)opt->n_devices, sizeof *s->workers);
+    if (!s->devices || !s->workers) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "devices");
+    for (int i = 0; i < opt->n_devices; i++) {
+        s->workers[i] = (struct run_inproc){.opt = opt,
+                                            .device = opt->devices[i],
+                                            .budget_tokens = s->e.budget_tokens,
+                                            .max_seqs = s->e.max_seqs,
+                                            .want = *want};
+        for (int enc = 0; enc < N_ENC; enc++) s->workers[i].checkpoint[enc] = checkpoints[enc];
+        s->devices[i].ops = &run_inproc_ops;
+        s->devices[i].ctx = &s->workers[i];
+        snprintf(s->devices[i].name, sizeof s->devices[i].name, "%s:%d",
+                 opt->devices[i].backend->name, opt->devices[i].idx_device);
+    }
+    s->e.devices = s->devices;
+    s->e.n_devices = opt->n_devices;
+    s->e.n_blocks = BLOCKS_MIN + 4 * opt->n_devices;
+    s->e.n_prep = VNP_MAX(1, VNP_MIN(8, n_cpus / 2));
+    return VNP_OK;
+}
+
+static bool is_regular(const char *path) {
+    struct stat st;
+    return strcmp(path, "-") != 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* An output without a run database is somebody else's. */
+static vnp_status check_output(struct run_setup *s, const char *const *names, size_t n_names) {
+    struct stat st;
+    if (s->opt->is_forced || stat(s->path_db, &st) == 0) return VNP_OK;
+    for (size_t i = 0; i < n_names; i++) {
+        if (stat(names[i], &st) != 0) continue;
+        vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT, "the output exists and no run database is with it");
+        vnp_error_at(names[i], -1, -1, NULL);
+        vnp_error_hint("name another output, or --force to replace it");
+        return VNP_MISMATCH;
+    }
+    return VNP_OK;
+}
+
+vnp_status run_setup_ledger(struct run_setup *s, const char *const *outputs, size_t n_outputs) {
+    const struct vnp_run_options *opt = s->opt;
+    VNP_TRY(check_output(s, outputs, n_outputs));
+    run_setup_fact(s, "precision", "%s", vnp_precision_name(opt->precision));
+    run_setup_fact(s, "backend", "%s", opt->devices[0].backend->name);
+    run_setup_fact(s, "shard", "%d/%d", opt->shard_idx, VNP_MAX(1, opt->n_shards));
+    run_setup_fact(s, "block windows", "%lld", (long long)s->e.block_windows);
+    for (size_t i = 0; i < opt->n_inputs; i++) s->e.is_spooled |= !is_regular(opt->inputs[i]);
+    struct vnp_ledger_options ledger = {.path = s->path_db,
+                                        .data_path = s->e.is_rows_kept ? s->path_data : NULL,
+                                        .n_cols = s->e.n_row_cols,
+                                        .facts = s->facts,
+                                        .n_facts = s->n_facts,
+                                        .is_forced = opt->is_forced};
+    return vnp_ledger_open(&ledger, &s->e.ledger);
+}
+
+static void identity(const struct vnp_seq_reader_stats *stats, char out[64]) {
+    char hex[33];
+    vnp_hash_hex(stats->content, hex);
+    snprintf(out, 64, "%s %lld", hex, (long long)stats->n_records);
+}
+
+static vnp_status other_input(struct run_setup *s, const char *text) {
+    vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT, "this run was made from another input%s", text);
+    vnp_error_at(s->opt->out, -1, -1, NULL);
+    vnp_error_hint("give the same input, another output, or --force to start over");
+    return VNP_MISMATCH;
+}
+
+/* Reads the whole input and compares it with what the ledger knows. */
+static vnp_status check_input(struct run_setup *s) {
+    struct vnp_seq_reader_options opt = {0};
+    struct vnp_seq_reader *reader;
+    char known[64], now[64];
+    VNP_TRY(vnp_ledger_meta_get(s->e.ledger, "input", known, sizeof known));
+    VNP_TRY(vnp_seq_reader_open(s->opt->inputs, s->opt->n_inputs, &opt, &reader));
+    vnp_status status;
+    bool has = true;
+    do {
+        struct vnp_seq_record r;
+        status = vnp_seq_reader_next(reader, &r, &has);
+        if (status == VNP_OK && run_is_stop_requested())
+            status = vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
+    } while (status == VNP_OK && has);
+    vnp_seq_reader_stats(reader, &s->e.input);
+    vnp_seq_reader_close(reader);
+    VNP_TRY(status);
+    identity(&s->e.input, now);
+    return strcmp(known, now) == 0 ? VNP_OK : other_input(s, "");
+}
+
+vnp_status run_setup_compute(struct run_setup *s) {
+    struct run_engine *e = &s->e;
+    if (vnp_ledger_state_get(e->ledger) != VNP_LEDGER_RUNNING) return check_input(s);
+    if (vnp_ledger_is_resumed(e->ledger)) vnp_log(VNP_LOG_INFO, "run", "resuming %s", s->path_db);
+    VNP_TRY(run_engine_run(e));
+    struct vnp_ledger_counts counts;
+    VNP_TRY(vnp_ledger_count(e->ledger, &counts));
+    if (counts.n_blocks != e->n_blocks_input) return other_input(s, ": it was longer");
+    char now[64];
+    identity(&e->input, now);
+    VNP_TRY(vnp_ledger_meta_set(e->ledger, "input", now));
+    return vnp_ledger_state_set(e->ledger, VNP_LEDGER_COMPUTED);
+}
+
+void run_setup_fini(struct run_setup *s) {
+    vnp_ledger_close(s->e.ledger);
+    free(s->devices);
+    free(s->workers);
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// summary.json: counts that add up, where the time went, what the devices did, what was used.
+#include "run/engine.h"
+#include "out/out.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *counts_json(const struct vnp_run_counts *c) {
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records",
+                     (json_int_t)c->n_records, "virus", (json_int_t)c->n_virus, "other",
+                     (json_int_t)c->n_other, "unscored", (json_int_t)c->n_unscored, "failed",
+                     (json_int_t)c->n_failed, "empty", (json_int_t)c->n_empty, "windows",
+                     (json_int_t)c->n_windows, "windows_scored", (json_int_t)c->n_windows_scored,
+                     "frames", (json_int_t)c->n_frames, "duplicates", (json_int_t)c->n_duplicates,
+                     "tokens_dna", (json_int_t)c->n_tokens_dna, "tokens_protein",
+                     (json_int_t)c->n_tokens_protein, "unknown_residues",
+                     (json_int_t)c->n_unknown_residues);
+}
+
+static json_t *stages_json(const struct run_engine *e) {
+    static const char *const names[N_STAGES] = {"read", "prepare", "pack", "device", "finish"};
+    json_t *stages = json_object();
+    for (int i = 0; i < N_STAGES; i++)
+        json_object_set_new(stages, names[i],
+                            json_pack("{s:f,s:f,s:f}", "busy_s", e->stages[i].busy_s,
+                                      "waiting_for_input_s", e->stages[i].wait_in_s,
+                                      "waiting_for_output_s", e->stages[i].wait_out_s));
+    return stages;
+}
+
+static json_t *devices_json(const struct run_setup *s) {
+    json_t *list = json_array();
+    for (int i = 0; i < s->e.n_devices; i++) {
+        const struct run_device *d = &s->devices[i];
+        double busy = d->busy_s;
+        json_int_t n = (json_int_t)atomic_load(&d->n_tokens);
+        json_array_append_new(
+            list, json_pack("{s:s,s:s,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:b}", "name", d->name, "worker",
+                            d->ops->kind, "packs", (json_int_t)atomic_load(&d->n_packs), "tokens",
+                            n, "tokens_per_s", busy > 0 ? (double)n / busy : 0.0, "busy_s", busy,
+                            "waiting_s", d->wait_s, "loading_s", d->open_s, "faults",
+                            (json_int_t)atomic_load(&d->n_faults), "dropped", (int)d->is_dropped));
+    }
+    return list;
+}
+
+static json_t *facts_json(const struct run_setup *s) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < s->n_facts; i++)
+        json_object_set_new(o, s->facts[i].key, json_string(s->facts[i].value));
+    return o;
+}
+
+static vnp_status incident(void *ctx, const char *time, const char *device, const char *kind,
+                           const char *text) {
+    enum { MAX_LISTED = 200 };
+    if (json_array_size(ctx) >= MAX_LISTED) return VNP_OK;
+    json_t *o = json_pack("{s:s,s:s,s:s,s:s}", "time", time, "device", device, "kind", kind, "text",
+                          text);
+    if (o) json_array_append_new(ctx, o);
+    return VNP_OK;
+}
+
+static json_t *warnings_json(const struct run_setup *s, const struct vnp_run_counts *c) {
+    json_t *list = json_array();
+    if (s->opt->model_note && s->opt->model_note[0])
+        json_array_append_new(list, json_string(s->opt->model_note));
+    if (c->n_unknown_residues > 0)
+        json_array_append_new(list, json_sprintf("%lld letters outside the alphabets were read as "
+                                                 "unknown",
+                                                 (long long)c->n_unknown_residues));
+    if (c->n_failed > 0)
+        json_array_append_new(list,
+                              json_sprintf("%lld records failed: see contigs.tsv",
+                                           (long long)c->n_failed));
+    return list;
+}
+
+static json_t *inputs_json(const struct run_setup *s) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < s->opt->n_inputs; i++) {
+        json_t *name = json_string(s->opt->inputs[i]);
+        json_array_append_new(list, name ? name : json_string("(not UTF-8)"));
+    }
+    return list;
+}
+
+static vnp_status packing_json(struct run_setup *s, json_t *root) {
+    struct vnp_ledger_session sum = {0};
+    int64_t n_sessions = 0;
+    VNP_TRY(vnp_ledger_session_sum(s->e.ledger, &sum, &n_sessions));
+    double fill =
+        sum.n_pack_capacity > 0 ? (double)sum.n_pack_tokens / (double)sum.n_pack_capacity : 0;
+    json_object_set_new(root, "packing",
+                        json_pack("{s:I,s:I,s:I,s:f}", "packs", (json_int_t)sum.n_packs, "tokens",
+                                  (json_int_t)sum.n_pack_tokens, "budget_tokens",
+                                  (json_int_t)s->e.budget_tokens, "fill", fill));
+    json_object_set_new(root, "sessions", json_integer((json_int_t)n_sessions));
+    json_object_set_new(root, "computing_s", json_real(sum.elapsed_s));
+    return VNP_OK;
+}
+
+static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts, json_t *root) {
+    json_t *incidents = json_array();
+    json_object_set_new(root, "program", json_string("virnucpro"));
+    json_object_set_new(root, "version", json_string(VNP_VERSION_STRING));
+    json_object_set_new(root, "command", json_string(s->opt->command ? s->opt->command : ""));
+    json_object_set_new(root, "inputs", inputs_json(s));
+    json_object_set_new(root, "precision",
+                        json_string(vnp_precision_name(s->opt->precision)));
+    json_object_set_new(root, "identity", facts_json(s));
+    json_object_set_new(root, "counts", counts_json(counts));
+    VNP_TRY(packing_json(s, root));
+    json_object_set_new(root, "stages", stages_json(&s->e));
+    json_object_set_new(root, "devices", devices_json(s));
+    json_object_set_new(root, "warnings", warnings_json(s, counts));
+    json_object_set_new(root, "incidents", incidents);
+    return vnp_ledger_incidents_walk(s->e.ledger, incident, incidents);
+}
+
+vnp_status run_summary_write(struct run_setup *s, const char *path,
+                             const struct vnp_run_counts *counts) {
+    json_t *root = json_object();
+    if (!root) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "summary");
+    vnp_status status = build(s, counts, root);
+    char *text = status == VNP_OK ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    json_decref(root);
+    if (status == VNP_OK && !text) status = vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "summary");
+    struct vnp_outfile *f = NULL;
+    if (status == VNP_OK) status = vnp_outfile_open(path, &f);
+    if (status == VNP_OK) {
+        status = vnp_outfile_write(f, text, strlen(text));
+        if (status == VNP_OK) status = vnp_outfile_write(f, "\n", 1);
+        if (status == VNP_OK)
+            status = vnp_outfile_commit(f);
+        else
+            vnp_outfile_abort(f);
+    }
+    free(text);
+    return status;
+}
