@@ -68,8 +68,8 @@ struct vnp_ledger_record {
     int64_t idx; /* in the whole input */
     const char *id;
     int64_t length, n_windows;
-    int64_t n_rows;      /* embed: vector rows of the record */
-    const char *reason;  /* NULL, or why it failed or was skipped */
+    int64_t n_rows;     /* embed: vector rows of the record */
+    const char *reason; /* NULL, or why it failed or was skipped */
 };
 struct vnp_ledger_frame {
     int64_t record, window; /* window from 0 */

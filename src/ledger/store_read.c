@@ -23,9 +23,9 @@ static vnp_status count(struct vnp_ledger *l, struct vnp_ledger_counts *out) {
                           " total(n_tokens_protein), total(n_unknown), total(n_rows) FROM blocks",
                           &s));
     int rc = sqlite3_step(s);
-    int64_t *const to[] = {&out->n_blocks,       &out->n_records,          &out->n_windows,
-                           &out->n_frames,       &out->n_failed_frames,    &out->n_duplicates,
-                           &out->n_tokens_dna,   &out->n_tokens_protein,   &out->n_unknown_residues,
+    int64_t *const to[] = {&out->n_blocks,     &out->n_records,        &out->n_windows,
+                           &out->n_frames,     &out->n_failed_frames,  &out->n_duplicates,
+                           &out->n_tokens_dna, &out->n_tokens_protein, &out->n_unknown_residues,
                            &out->n_rows};
     for (int i = 0; rc == SQLITE_ROW && i < (int)VNP_COUNT(to); i++)
         *to[i] = sqlite3_column_int64(s, i);
@@ -182,8 +182,8 @@ vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn, vo
     float *rows = malloc((size_t)(batch * l->n_cols) * sizeof(float));
     if (!rows) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "reading vectors");
     sqlite3_stmt *s = NULL;
-    vnp_status status = store_prepare(
-        l, "SELECT off_row, n_rows FROM blocks WHERE n_rows > 0 ORDER BY idx", &s);
+    vnp_status status =
+        store_prepare(l, "SELECT off_row, n_rows FROM blocks WHERE n_rows > 0 ORDER BY idx", &s);
     int rc = SQLITE_DONE;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         int64_t off = sqlite3_column_int64(s, 0), left = sqlite3_column_int64(s, 1);
@@ -223,9 +223,9 @@ vnp_status vnp_ledger_incidents_walk(struct vnp_ledger *l, vnp_ledger_incident_f
     int rc;
     vnp_status status = VNP_OK;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW)
-        status = fn(ctx, (const char *)sqlite3_column_text(s, 0),
-                    (const char *)sqlite3_column_text(s, 1), (const char *)sqlite3_column_text(s, 2),
-                    (const char *)sqlite3_column_text(s, 3));
+        status = fn(
+            ctx, (const char *)sqlite3_column_text(s, 0), (const char *)sqlite3_column_text(s, 1),
+            (const char *)sqlite3_column_text(s, 2), (const char *)sqlite3_column_text(s, 3));
     if (status == VNP_OK && rc != SQLITE_DONE) status = store_fail(l, rc, "reading incidents");
     sqlite3_finalize(s);
     return status;

@@ -195,8 +195,7 @@ static bool take_result(struct driver *v) {
 }
 
 static bool start_pack(struct driver *v, struct run_pack *p) {
-    if (p->view.n_tokens > v->dev->budget_tokens && p->view.n_seqs > 1 &&
-        split(v, p, p->n_faults))
+    if (p->view.n_tokens > v->dev->budget_tokens && p->view.n_seqs > 1 && split(v, p, p->n_faults))
         return true;
     int slot = (v->first + v->n_in_flight) % v->n_slots;
     if (v->n_in_flight == 0) v->t_busy = vnp_now_s();

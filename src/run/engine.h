@@ -26,7 +26,8 @@
 
 enum { ENC_DNA = 0, ENC_PROTEIN = 1, N_ENC = 2 };
 
-/* ---- queue.c: bounded, many to many ----------------------------------------------------------- */
+/* ---- queue.c: bounded, many to many -----------------------------------------------------------
+ */
 
 struct run_queue {
     pthread_mutex_t lock;
@@ -50,7 +51,8 @@ size_t run_queue_count(struct run_queue *q);
 void run_cond_init(pthread_cond_t *c);
 void run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s);
 
-/* ---- block.c ----------------------------------------------------------------------------------- */
+/* ---- block.c -----------------------------------------------------------------------------------
+ */
 
 struct run_block;
 
@@ -65,7 +67,7 @@ struct run_item {
     int64_t n_rows;
     int32_t dedup; /* entry that waits for this item, or -1 */
     uint8_t enc;
-    uint8_t n_faults; /* workers it has taken along */
+    uint8_t n_faults;             /* workers it has taken along */
     struct run_item *next_waiter; /* the same sequence, already on its way */
 };
 struct run_record {
@@ -103,9 +105,10 @@ struct run_block {
     int64_t n_records, n_windows, n_frames, n_items, n_rows;
     int64_t n_bases;
     int64_t n_tokens[N_ENC], n_unknown, n_duplicates;
-    atomic_int_fast64_t n_pending; /* items without a result, plus one while they are being pushed */
-    pthread_mutex_t lock;          /* guards frames[].reason */
-    char *reasons[8];              /* texts of failures in this block */
+    atomic_int_fast64_t
+        n_pending;        /* items without a result, plus one while they are being pushed */
+    pthread_mutex_t lock; /* guards frames[].reason */
+    char *reasons[8];     /* texts of failures in this block */
     int n_reasons;
 };
 vnp_status run_block_init(struct run_block *b) VNP_WARN_UNUSED;
@@ -115,12 +118,14 @@ void run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason
 /* Hash of ids, lengths and bases: what a resumed run compares. */
 struct vnp_hash128 run_block_content(const struct run_block *b);
 
-/* ---- dedup.c ----------------------------------------------------------------------------------- */
+/* ---- dedup.c -----------------------------------------------------------------------------------
+ */
 
 /* Bounded memory of sequences and their vectors, one an encoder. Entries on their way cannot be
  * evicted; finished ones leave least recently used first. */
 struct run_dedup;
-vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **out) VNP_WARN_UNUSED;
+vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols,
+                            struct run_dedup **out) VNP_WARN_UNUSED;
 void run_dedup_destroy(struct run_dedup *d);
 enum run_dedup_found {
     RUN_DEDUP_NEW,   /* encode it (it->dedup is set when others may wait for it) */
@@ -131,7 +136,8 @@ enum run_dedup_found run_dedup_find(struct run_dedup *d, struct run_item *it);
 /* The item's vector (NULL: it failed). Returns the chain of items that waited for it. */
 struct run_item *run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec);
 
-/* ---- dispatch.c: packs and the devices that pull them -------------------------------------------- */
+/* ---- dispatch.c: packs and the devices that pull them
+ * -------------------------------------------- */
 
 struct run_pack {
     struct vnp_pack view; /* into tokens and cu */
@@ -172,7 +178,7 @@ struct run_device {
 struct run_dispatch {
     pthread_mutex_t lock;
     pthread_cond_t has_pack, has_room;
-    struct run_pack *head, *tail; /* waiting packs */
+    struct run_pack *head, *tail;        /* waiting packs */
     int64_t n_waiting_packs, cap_tokens; /* cap_tokens: of a pack */
     struct run_pack *free_packs;
     int n_idle, n_alive; /* devices waiting for a pack; not dropped */
@@ -182,7 +188,8 @@ struct run_dispatch {
     int64_t n_packs, n_tokens, n_capacity; /* dispatched, for the fill */
 };
 
-/* ---- engine.c ----------------------------------------------------------------------------------- */
+/* ---- engine.c -----------------------------------------------------------------------------------
+ */
 
 struct run_stage { /* seconds; written by the stage's threads under engine.lock at their end */
     double busy_s, wait_in_s, wait_out_s;
@@ -196,12 +203,12 @@ struct run_engine {
     /* plan */
     int64_t window_bp, block_windows, block_bases;
     bool uses[N_ENC];
-    int64_t n_cols[N_ENC];    /* of an encoder's vector */
-    int64_t off_col[N_ENC];   /* of its vector in a row */
-    int64_t n_row_cols;       /* of a row */
+    int64_t n_cols[N_ENC];     /* of an encoder's vector */
+    int64_t off_col[N_ENC];    /* of its vector in a row */
+    int64_t n_row_cols;        /* of a row */
     const struct vnp_bpe *bpe; /* DNA */
-    bool is_rows_kept;        /* vectors go to the ledger's data file */
-    bool is_spooled;          /* records of inputs that cannot be read twice */
+    bool is_rows_kept;         /* vectors go to the ledger's data file */
+    bool is_spooled;           /* records of inputs that cannot be read twice */
     vnp_status (*classify)(void *ctx, const float *z, int64_t n, float *scores); /* NULL: embed */
     void *classify_ctx;
     struct run_device *devices;

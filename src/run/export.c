@@ -80,17 +80,19 @@ static void fill_row(const struct vnp_ledger_record *r, const struct tally *t,
         status = "too_short";
     else if (t->n_frames == 0)
         status = "no_orf";
-    *row = (struct vnp_contig_row){
-        .seq_id = r->id,
-        .length = r->length,
-        .n_windows = r->n_windows,
-        .n_scored = t->n_scored,
-        .n_frames = t->n_frames,
-        .n_virus = t->n_virus,
-        .virus_score = t->n_scored ? t->sum / (double)t->n_scored : (double)NAN,
-        .call = t->n_scored == 0 ? "unscored" : 2 * t->n_virus > t->n_scored ? "virus" : "other",
-        .status = status,
-        .reason = t->reason};
+    *row = (struct vnp_contig_row){.seq_id = r->id,
+                                   .length = r->length,
+                                   .n_windows = r->n_windows,
+                                   .n_scored = t->n_scored,
+                                   .n_frames = t->n_frames,
+                                   .n_virus = t->n_virus,
+                                   .virus_score =
+                                       t->n_scored ? t->sum / (double)t->n_scored : (double)NAN,
+                                   .call = t->n_scored == 0               ? "unscored"
+                                           : 2 * t->n_virus > t->n_scored ? "virus"
+                                                                          : "other",
+                                   .status = status,
+                                   .reason = t->reason};
 }
 
 /* One record of the ledger; *is_virus tells the caller to write its text. */
@@ -278,8 +280,7 @@ static vnp_status frame_id(struct rows *w, size_t *off) {
     struct vnp_ledger_frame f;
     bool has = false, has_record = true;
     while (!has) {
-        if (w->n_row > 0 || w->n_left > 0)
-            VNP_TRY(vnp_ledger_cursor_frame(w->x->cursor, &f, &has));
+        if (w->n_row > 0 || w->n_left > 0) VNP_TRY(vnp_ledger_cursor_frame(w->x->cursor, &f, &has));
         if (has) break;
         VNP_TRY(vnp_ledger_cursor_record(w->x->cursor, &w->record, &has_record));
         if (!has_record) return vnp_fail(VNP_BUG, VNP_FROM_OUTPUT, "more vectors than frames");

@@ -30,7 +30,9 @@ static vnp_status block_open(struct feed *f) {
 static vnp_status mismatch(struct run_engine *e, const struct run_block *b) {
     const struct run_record *r = b->records.data;
     const struct run_window *w = b->windows.data;
-    long long record = b->n_records ? (long long)r[0].idx : b->n_windows ? (long long)w[0].record : 0;
+    long long record = b->n_records   ? (long long)r[0].idx
+                       : b->n_windows ? (long long)w[0].record
+                                      : 0;
     vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT,
              "this run was made from another input: it differs at record %lld or soon after it",
              record + 1);

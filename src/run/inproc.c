@@ -27,8 +27,7 @@ struct inproc {
 static void inproc_close(void *worker) {
     struct inproc *w = worker;
     for (int i = 0; i < N_SLOTS; i++) {
-        for (int enc = 0; enc < N_ENC; enc++)
-            vnp_encoder_session_destroy(w->slots[i].session[enc]);
+        for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_session_destroy(w->slots[i].session[enc]);
         free(w->slots[i].out);
     }
     for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_destroy(w->encoder[enc]);
@@ -48,8 +47,8 @@ static vnp_status open_parts(struct inproc *w) {
         if (!plan->checkpoint[enc]) continue;
         VNP_TRY(vnp_encoder_create(b, w->device, plan->checkpoint[enc], &w->encoder[enc]));
         for (int i = 0; i < w->n_slots; i++) {
-            VNP_TRY(vnp_encoder_session_create(w->encoder[enc], plan->budget_tokens,
-                                               plan->max_seqs, &w->slots[i].session[enc]));
+            VNP_TRY(vnp_encoder_session_create(w->encoder[enc], plan->budget_tokens, plan->max_seqs,
+                                               &w->slots[i].session[enc]));
             w->slots[i].max_tokens[enc] = plan->budget_tokens;
         }
     }
@@ -79,8 +78,8 @@ static vnp_status session_for(struct inproc *w, struct slot *s, int enc, int64_t
     vnp_encoder_session_destroy(s->session[enc]);
     s->session[enc] = NULL;
     s->max_tokens[enc] = 0;
-    VNP_TRY(vnp_encoder_session_create(w->encoder[enc], n_tokens, w->plan->max_seqs,
-                                       &s->session[enc]));
+    VNP_TRY(
+        vnp_encoder_session_create(w->encoder[enc], n_tokens, w->plan->max_seqs, &s->session[enc]));
     s->max_tokens[enc] = n_tokens;
     return VNP_OK;
 }

@@ -34,7 +34,7 @@ struct vnp_packer {
     struct {
         uint64_t serial;
         int32_t len;
-    } *order; /* ring: push order of held sequences, for the oldest */
+    } * order; /* ring: push order of held sequences, for the oldest */
     size_t order_head, order_n, order_cap;
 };
 
@@ -101,8 +101,7 @@ vnp_status vnp_packer_create(const struct vnp_packer_options *opt, struct vnp_pa
         vnp_packer_destroy(p);
         return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "packer");
     }
-    for (int64_t i = 0; i <= opt->budget_tokens; i++)
-        p->buckets[i] = (struct bucket){NONE, NONE};
+    for (int64_t i = 0; i <= opt->budget_tokens; i++) p->buckets[i] = (struct bucket){NONE, NONE};
     *out = p;
     return VNP_OK;
 }

@@ -48,7 +48,7 @@ static vnp_status plan(struct run_setup *s) {
     e->off_col[ENC_PROTEIN] = dnabert->n_hidden;
     e->n_row_cols = dnabert->n_hidden + esm2->n_hidden;
     e->is_rows_kept = opt->are_embeddings_saved;
-    e->window_bp = opt->window_bp > 0         ? opt->window_bp
+    e->window_bp = opt->window_bp > 0          ? opt->window_bp
                    : classifier->window_bp > 0 ? classifier->window_bp
                                                : DEFAULT_WINDOW;
     e->block_windows = opt->block_windows > 0 ? opt->block_windows : BLOCK_WINDOWS;
@@ -113,8 +113,11 @@ static vnp_status export_all(struct run_setup *s, const char *summary,
 
 static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     static const char *const names[] = {"prediction_results.txt",
-                                        "prediction_results_highestscore.csv", "contigs.tsv",
-                                        "virus.fna", "summary.json", "embeddings.npy"};
+                                        "prediction_results_highestscore.csv",
+                                        "contigs.tsv",
+                                        "virus.fna",
+                                        "summary.json",
+                                        "embeddings.npy"};
     enum { N_NAMES = VNP_COUNT(names) };
     const char *paths[N_NAMES];
     char text[N_NAMES][4096];

@@ -17,7 +17,7 @@ static vnp_status add_tokens(struct prep *p, struct run_block *b, int enc, const
     size_t max = enc == ENC_DNA ? vnp_bpe_max_tokens(p->e->bpe, len) : len + 2;
     size_t n = 0, n_unknown = 0;
     VNP_TRY(run_buffer_reserve(&b->tokens, b->tokens.n_bytes + max * sizeof(uint16_t)));
-    uint16_t *out = (uint16_t *)((char *)b->tokens.data + b->tokens.n_bytes);
+    uint16_t *out = (uint16_t *)b->tokens.data + b->tokens.n_bytes / sizeof(uint16_t);
     if (enc == ENC_DNA) {
         VNP_TRY(run_buffer_reserve(&p->bpe_scratch, vnp_bpe_scratch_bytes(p->e->bpe, len)));
         VNP_TRY(vnp_bpe_encode(p->e->bpe, text, len, p->bpe_scratch.data, out, &n, &n_unknown));
@@ -55,8 +55,8 @@ static vnp_status prep_predict(struct prep *p, struct run_block *b, const struct
                                      {.frame = (int32_t)b->n_frames}};
         VNP_TRY(add_frame(b, w, f));
         VNP_TRY(add_tokens(p, b, ENC_DNA, found.nt[f], (size_t)found.nt_len[f], &it[ENC_DNA]));
-        VNP_TRY(add_tokens(p, b, ENC_PROTEIN, found.aa[f], (size_t)found.aa_len[f],
-                           &it[ENC_PROTEIN]));
+        VNP_TRY(
+            add_tokens(p, b, ENC_PROTEIN, found.aa[f], (size_t)found.aa_len[f], &it[ENC_PROTEIN]));
         VNP_TRY(run_buffer_append(&b->items, it, sizeof it));
         b->n_items += N_ENC;
     }

@@ -34,8 +34,7 @@ static vnp_status check_options(const struct vnp_run_options *opt) {
     int n_shards = VNP_MAX(1, opt->n_shards);
     if (opt->n_inputs < 1 || !opt->inputs || !opt->out)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no input or no output");
-    if (opt->n_devices < 1)
-        return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "no device to run on");
+    if (opt->n_devices < 1) return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "no device to run on");
     if (opt->shard_idx < 0 || opt->shard_idx >= n_shards)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "shard %d of %d", opt->shard_idx, n_shards);
     return VNP_OK;
@@ -47,9 +46,8 @@ static vnp_status find_budget(struct run_setup *s) {
     int64_t budget = opt->budget_tokens;
     for (int i = 0; i < opt->n_devices && opt->budget_tokens < 1; i++) {
         const struct vnp_backend *b = opt->devices[i].backend;
-        struct vnp_device_options dev_opt = {.precision = opt->precision,
-                                             .idx_device = opt->devices[i].idx_device,
-                                             .n_threads = 1};
+        struct vnp_device_options dev_opt = {
+            .precision = opt->precision, .idx_device = opt->devices[i].idx_device, .n_threads = 1};
         struct vnp_device *dev;
         struct vnp_device_info info = {0};
         VNP_TRY(b->device_open(&dev_opt, &dev));

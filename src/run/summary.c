@@ -8,15 +8,14 @@
 #include <string.h>
 
 static json_t *counts_json(const struct vnp_run_counts *c) {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records",
-                     (json_int_t)c->n_records, "virus", (json_int_t)c->n_virus, "other",
-                     (json_int_t)c->n_other, "unscored", (json_int_t)c->n_unscored, "failed",
-                     (json_int_t)c->n_failed, "empty", (json_int_t)c->n_empty, "windows",
-                     (json_int_t)c->n_windows, "windows_scored", (json_int_t)c->n_windows_scored,
-                     "frames", (json_int_t)c->n_frames, "duplicates", (json_int_t)c->n_duplicates,
-                     "tokens_dna", (json_int_t)c->n_tokens_dna, "tokens_protein",
-                     (json_int_t)c->n_tokens_protein, "unknown_residues",
-                     (json_int_t)c->n_unknown_residues);
+    return json_pack(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records",
+        (json_int_t)c->n_records, "virus", (json_int_t)c->n_virus, "other", (json_int_t)c->n_other,
+        "unscored", (json_int_t)c->n_unscored, "failed", (json_int_t)c->n_failed, "empty",
+        (json_int_t)c->n_empty, "windows", (json_int_t)c->n_windows, "windows_scored",
+        (json_int_t)c->n_windows_scored, "frames", (json_int_t)c->n_frames, "duplicates",
+        (json_int_t)c->n_duplicates, "tokens_dna", (json_int_t)c->n_tokens_dna, "tokens_protein",
+        (json_int_t)c->n_tokens_protein, "unknown_residues", (json_int_t)c->n_unknown_residues);
 }
 
 static json_t *stages_json(const struct run_engine *e) {
@@ -57,8 +56,8 @@ static vnp_status incident(void *ctx, const char *time, const char *device, cons
                            const char *text) {
     enum { MAX_LISTED = 200 };
     if (json_array_size(ctx) >= MAX_LISTED) return VNP_OK;
-    json_t *o = json_pack("{s:s,s:s,s:s,s:s}", "time", time, "device", device, "kind", kind, "text",
-                          text);
+    json_t *o =
+        json_pack("{s:s,s:s,s:s,s:s}", "time", time, "device", device, "kind", kind, "text", text);
     if (o) json_array_append_new(ctx, o);
     return VNP_OK;
 }
@@ -72,9 +71,8 @@ static json_t *warnings_json(const struct run_setup *s, const struct vnp_run_cou
                                                  "unknown",
                                                  (long long)c->n_unknown_residues));
     if (c->n_failed > 0)
-        json_array_append_new(list,
-                              json_sprintf("%lld records failed: see contigs.tsv",
-                                           (long long)c->n_failed));
+        json_array_append_new(
+            list, json_sprintf("%lld records failed: see contigs.tsv", (long long)c->n_failed));
     return list;
 }
 
@@ -108,8 +106,7 @@ static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts
     json_object_set_new(root, "version", json_string(VNP_VERSION_STRING));
     json_object_set_new(root, "command", json_string(s->opt->command ? s->opt->command : ""));
     json_object_set_new(root, "inputs", inputs_json(s));
-    json_object_set_new(root, "precision",
-                        json_string(vnp_precision_name(s->opt->precision)));
+    json_object_set_new(root, "precision", json_string(vnp_precision_name(s->opt->precision)));
     json_object_set_new(root, "identity", facts_json(s));
     json_object_set_new(root, "counts", counts_json(counts));
     VNP_TRY(packing_json(s, root));
