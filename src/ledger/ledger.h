@@ -112,6 +112,8 @@ vnp_status vnp_ledger_session_set(struct vnp_ledger *l,
                                   const struct vnp_ledger_session *s) VNP_WARN_UNUSED;
 vnp_status vnp_ledger_session_sum(struct vnp_ledger *l, struct vnp_ledger_session *sum,
                                   int64_t *n_sessions) VNP_WARN_UNUSED;
+/* Takes over every row of another, finished ledger but its vectors (merge of shards); commits. */
+vnp_status vnp_ledger_absorb(struct vnp_ledger *l, const char *path) VNP_WARN_UNUSED;
 /* Makes the open group durable. */
 vnp_status vnp_ledger_commit(struct vnp_ledger *l) VNP_WARN_UNUSED;
 /* Moves the state and commits. */

@@ -269,8 +269,8 @@ static vnp_status open_data(struct vnp_ledger *l) {
 }
 
 static vnp_status open_db(struct vnp_ledger *l, const struct vnp_ledger_options *opt) {
-    int flags =
-        opt->is_read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+    /* Read-only opens may still have to roll back the journal of a killed writer. */
+    int flags = SQLITE_OPEN_READWRITE | (opt->is_read_only ? 0 : SQLITE_OPEN_CREATE);
     int rc = sqlite3_open_v2(opt->path, &l->db, flags | SQLITE_OPEN_FULLMUTEX, NULL);
     if (rc != SQLITE_OK) return store_fail(l, rc, "opening the run database");
     sqlite3_extended_result_codes(l->db, 1);

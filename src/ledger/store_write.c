@@ -185,3 +185,38 @@ vnp_status vnp_ledger_commit(struct vnp_ledger *l) {
     pthread_mutex_unlock(&l->lock);
     return status;
 }
+
+static vnp_status absorb(struct vnp_ledger *l, const char *path) {
+    sqlite3_stmt *s;
+    VNP_TRY(store_prepare(l, "ATTACH ? AS shard", &s));
+    sqlite3_bind_text(s, 1, path, -1, SQLITE_STATIC);
+    vnp_status status = store_step_done(l, s, "opening a shard");
+    sqlite3_finalize(s);
+    VNP_TRY(status);
+    status = store_exec(
+        l, "BEGIN;"
+           "INSERT INTO main.records SELECT * FROM shard.records;"
+           "INSERT INTO main.frames SELECT * FROM shard.frames;"
+           "INSERT INTO main.incidents(time, device, kind, text)"
+           " SELECT time, device, kind, text FROM shard.incidents ORDER BY n;"
+           "INSERT INTO main.sessions(started, elapsed_s, n_packs, n_pack_tokens, n_pack_capacity,"
+           " n_incidents) SELECT started, elapsed_s, n_packs, n_pack_tokens, n_pack_capacity,"
+           " n_incidents FROM shard.sessions ORDER BY n;"
+           "INSERT INTO main.blocks(content, n_records, n_windows, n_frames, n_failed,"
+           " n_duplicates, n_tokens_dna, n_tokens_protein, n_unknown, off_row, n_rows)"
+           " SELECT content, n_records, n_windows, n_frames, n_failed, n_duplicates, n_tokens_dna,"
+           " n_tokens_protein, n_unknown, 0, 0 FROM shard.blocks ORDER BY idx;"
+           "COMMIT");
+    if (status != VNP_OK) sqlite3_exec(l->db, "ROLLBACK", NULL, NULL, NULL);
+    if (status == VNP_OK) return store_exec(l, "DETACH shard");
+    sqlite3_exec(l->db, "DETACH shard", NULL, NULL, NULL);
+    return status;
+}
+
+vnp_status vnp_ledger_absorb(struct vnp_ledger *l, const char *path) {
+    VNP_TRY(vnp_ledger_commit(l));
+    pthread_mutex_lock(&l->lock);
+    vnp_status status = absorb(l, path);
+    pthread_mutex_unlock(&l->lock);
+    return status;
+}

@@ -239,6 +239,7 @@ struct run_engine {
     int64_t n_blocks_input; /* blocks of the whole input, known at its end */
     struct vnp_seq_reader_stats input;
     double t_start, t_end;
+    char path_status[4096]; /* renewed at every commit, for those who watch; "" = none */
 };
 
 /* Runs all stages to the end of the input. Everything durable is committed when it returns;
@@ -316,8 +317,15 @@ vnp_status run_setup_ledger(struct run_setup *s, const char *const *outputs,
 vnp_status run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
 void run_setup_fini(struct run_setup *s);
 
+vnp_status run_make_folder(const char *path) VNP_WARN_UNUSED;
+void run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
+
 /* export.c, summary.c */
-vnp_status run_export_predict(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+/* Where virus.fna gets its text from instead of the input: a record at a time, in input order. */
+typedef vnp_status run_text_fn(void *ctx, const struct vnp_ledger_record *r,
+                               struct vnp_seq_record *out);
+vnp_status run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+                              struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 vnp_status run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 /* Counts of the calls alone, without writing. */
 vnp_status run_export_tally(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;

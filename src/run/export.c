@@ -14,6 +14,8 @@ struct export {
     struct vnp_run_counts *counts;
     struct vnp_ledger_cursor *cursor;
     struct vnp_outfile *frames, *contigs, *virus; /* NULL: not written */
+    run_text_fn *text;                            /* instead of the input */
+    void *text_ctx;
     struct run_buffer id;
 };
 
@@ -164,19 +166,24 @@ static vnp_status walk_records(struct export *x) {
     struct vnp_seq_reader *reader = NULL;
     struct vnp_ledger_record r;
     bool has = true;
-    if (x->virus && !x->e->is_spooled) {
+    if (x->virus && !x->text && !x->e->is_spooled) {
         VNP_TRY(vnp_seq_reader_open(opt->inputs, opt->n_inputs, &reader_opt, &reader));
         vnp_status status = reread(x, reader);
         vnp_seq_reader_close(reader);
         VNP_TRY(status);
-    } else if (x->virus) {
+    } else if (x->virus && !x->text) {
         VNP_TRY(vnp_ledger_spool_walk(x->e->ledger, spooled, x));
     }
-    while (has) { /* what was asked for without text; after a walk beside the text: nothing */
+    while (has) { /* without the input's text; after a walk beside it nothing is left */
+        bool is_virus = false;
         VNP_TRY(vnp_ledger_cursor_record(x->cursor, &r, &has));
-        bool is_virus;
-        if (has && x->virus) return changed(&r);
-        if (has) VNP_TRY(export_record(x, &r, &is_virus));
+        if (!has) break;
+        if (x->virus && !x->text) return changed(&r);
+        VNP_TRY(export_record(x, &r, &is_virus));
+        if (!is_virus || !x->virus) continue;
+        struct vnp_seq_record text;
+        VNP_TRY(x->text(x->text_ctx, &r, &text));
+        VNP_TRY(vnp_out_fasta(x->virus, text.header, text.seq, text.len, 60));
     }
     return VNP_OK;
 }
@@ -335,8 +342,9 @@ static vnp_status export_rows(struct export *x, const char *path, const char *pa
     return status;
 }
 
-vnp_status run_export_predict(struct run_engine *e, struct vnp_run_counts *counts) {
-    struct export x = {.e = e, .counts = counts};
+vnp_status run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+                              struct vnp_run_counts *counts) {
+    struct export x = {.e = e, .counts = counts, .text = text, .text_ctx = text_ctx};
     char path[4096], path_ids[4096];
     vnp_status status = vnp_ledger_cursor_open(e->ledger, &x.cursor);
     if (status == VNP_OK) status = export_tables(&x);

@@ -114,6 +114,7 @@ static vnp_status commit(struct finish *f) {
     pthread_mutex_unlock(&e->dispatch.lock);
     VNP_TRY(vnp_ledger_session_set(e->ledger, &s));
     VNP_TRY(vnp_ledger_commit(e->ledger));
+    run_status_write(e, &s);
     f->t_commit = 0;
     f->n_open_frames = 0;
     return VNP_OK;

@@ -10,7 +10,7 @@
 
 enum { BLOCK_WINDOWS = 256, BLOCK_BASES = 1 << 20, DEFAULT_WINDOW = 500 };
 
-static vnp_status make_folder(const char *path) {
+vnp_status run_make_folder(const char *path) {
     char part[4096];
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part - 64)
         return vnp_fail(VNP_INVAL, VNP_FROM_OUTPUT, "the output path is too long");
@@ -105,7 +105,7 @@ static bool is_whole(const struct run_setup *s, const char *const *paths, size_t
 static vnp_status export_all(struct run_setup *s, const char *summary,
                              struct vnp_run_counts *counts) {
     s->e.t_end = vnp_now_s();
-    VNP_TRY(run_export_predict(&s->e, counts));
+    VNP_TRY(run_export_predict(&s->e, NULL, NULL, counts));
     VNP_TRY(run_summary_write(s, summary, counts));
     VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
     return vnp_ledger_data_remove(s->e.ledger);
@@ -125,13 +125,14 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
     VNP_TRY(run_setup_workers(s, checkpoints, &want));
     VNP_TRY(plan(s));
-    VNP_TRY(make_folder(s->opt->out));
+    VNP_TRY(run_make_folder(s->opt->out));
     for (size_t i = 0; i < N_NAMES; i++) {
         snprintf(text[i], sizeof text[i], "%s/%s", s->opt->out, names[i]);
         paths[i] = text[i];
     }
     snprintf(s->path_db, sizeof s->path_db, "%s/run.db", s->opt->out);
     snprintf(s->path_data, sizeof s->path_data, "%s/run.vectors", s->opt->out);
+    snprintf(s->e.path_status, sizeof s->e.path_status, "%s/run.status.json", s->opt->out);
     VNP_TRY(run_setup_ledger(s, paths, N_NAMES));
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
     size_t n_files = N_NAMES - !s->e.is_rows_kept;

@@ -76,6 +76,30 @@ vnp_status vnp_run_translate(const struct vnp_run_options *opt,
  * caller frees it. Errors have origin INPUT and name file and line. */
 vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir,
                             char **out_text) VNP_WARN_UNUSED;
+
+/* What is known of a run, from its database or, while another process computes, from the file that
+ * process renews at every commit. */
+struct vnp_run_status_info {
+    bool is_active; /* another process has it open */
+    char state[16]; /* running, computed, complete */
+    char shard[32]; /* "0/1" */
+    int64_t n_records, n_windows, n_frames, n_tokens, n_failed_frames, n_incidents, n_sessions;
+    int64_t n_bytes_read, n_bytes_total;   /* -1 = unknown */
+    double elapsed_s, tokens_per_s, eta_s; /* eta -1 = unknown */
+};
+/* DIR of predict, or FILE of embed. Reads only. NOT_FOUND when there is no run. */
+vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) VNP_WARN_UNUSED;
+/* One run's files from the folders of all its shards (predict). MISMATCH when they do not belong
+ * together or some are missing or unfinished, naming them. */
+struct vnp_run_merge_options {
+    const char *const *dirs;
+    size_t n_dirs;
+    const char *out;
+    bool is_forced, are_upstream_files_left_out;
+    const char *command;
+};
+vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt,
+                         struct vnp_run_counts *out) VNP_WARN_UNUSED;
 /* Asks every run of this process to finish its packs and stop; async-signal-safe. */
 void vnp_run_request_stop(void);
 

@@ -63,6 +63,7 @@ static vnp_status embed(struct run_setup *s, struct vnp_run_counts *counts) {
     VNP_TRY(plan(s));
     snprintf(s->path_db, sizeof s->path_db, "%s.run.db", opt->out);
     snprintf(s->path_data, sizeof s->path_data, "%s.run.vectors", opt->out);
+    snprintf(s->e.path_status, sizeof s->e.path_status, "%s.run.status.json", opt->out);
     const char *const outputs[] = {opt->out};
     VNP_TRY(run_setup_ledger(s, outputs, 1));
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
