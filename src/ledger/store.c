@@ -271,7 +271,7 @@ static vnp_status open_data(struct vnp_ledger *l) {
 static vnp_status open_db(struct vnp_ledger *l, const struct vnp_ledger_options *opt) {
     /* Read-only opens may still have to roll back the journal of a killed writer. */
     int flags = SQLITE_OPEN_READWRITE | (opt->is_read_only ? 0 : SQLITE_OPEN_CREATE);
-    int rc = sqlite3_open_v2(opt->path, &l->db, flags | SQLITE_OPEN_FULLMUTEX, NULL);
+    int rc = sqlite3_open_v2(opt->path, &l->db, flags | SQLITE_OPEN_FULLMUTEX, store_vfs_name());
     if (rc != SQLITE_OK) return store_fail(l, rc, "opening the run database");
     sqlite3_extended_result_codes(l->db, 1);
     if (!opt->is_read_only)

@@ -42,4 +42,7 @@ vnp_status store_begin(struct vnp_ledger *l);
 /* Steps a statement that gives no rows, resets it. */
 vnp_status store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *what);
 
+/* vfs.c: SQLite's own files with every change announced to vnp_sysio_before first. */
+const char *store_vfs_name(void);
+
 #endif

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_SLOTS = 8, MAX_OPEN_TRIES = 3, BLAMED_TWICE = 2, RECOVER_PACKS = 32 };
+enum { MAX_SLOTS = 8, MAX_OPEN_TRIES = 3, BLAMED_TWICE = 2, RECOVER_PACKS = 8 };
 
 struct driver {
     struct run_engine *e;
@@ -107,21 +107,21 @@ static void fail_items(struct driver *v, struct run_pack *p, const char *reason)
 
 /* The pack is to blame, in the light of a status. */
 static void judge_pack(struct driver *v, struct run_pack *p, vnp_status status, const char *text) {
-    bool is_nomem = status == VNP_DEVICE_NOMEM || status == VNP_NOMEM;
-    if (!is_nomem && ++p->n_faults < BLAMED_TWICE) {
+    bool is_too_big = (status == VNP_DEVICE_NOMEM || status == VNP_NOMEM) && p->view.n_seqs > 1;
+    if (!is_too_big && ++p->n_faults < BLAMED_TWICE) {
         run_dispatch_push(&v->e->dispatch, p, true);
         run_dispatch_release(&v->e->dispatch, NULL);
         return;
     }
-    if (is_nomem && p->view.n_seqs > 1) {
+    if (is_too_big) {
         v->dev->budget_tokens = VNP_MAX(64, VNP_MIN(v->dev->budget_tokens, p->view.n_tokens) / 2);
         v->n_since_nomem = 0;
     }
-    if (p->view.n_seqs > 1 && split(v, p, is_nomem ? p->n_faults : BLAMED_TWICE - 1)) return;
+    if (p->view.n_seqs > 1 && split(v, p, is_too_big ? p->n_faults : BLAMED_TWICE - 1)) return;
     fail_items(v, p, text);
 }
 
-/* Gives everything in flight back but the guilty one, which it returns judged later. */
+/* Gives back everything that is in flight beside the guilty pack. */
 static void requeue_in_flight(struct driver *v) {
     for (int i = v->n_in_flight - 1; i >= 0; i--) {
         run_dispatch_push(&v->e->dispatch, v->packs[(v->first + i) % v->n_slots], true);
@@ -137,14 +137,12 @@ static bool handle_fault(struct driver *v, struct run_pack *p, vnp_status status
     atomic_fetch_add(&v->dev->n_faults, 1);
     run_engine_incident(v->e, v->dev->name, vnp_status_text(status), text);
     if (v->n_in_flight == 0) v->dev->busy_s += vnp_now_s() - v->t_busy;
-    bool is_nomem = status == VNP_DEVICE_NOMEM || status == VNP_NOMEM;
     requeue_in_flight(v);
     close_worker(v);
     if (reopen_worker(v, p->enc)) {
         judge_pack(v, p, status, text);
         return true;
     }
-    (void)is_nomem;
     run_dispatch_push(&v->e->dispatch, p, true); /* not its fault */
     run_dispatch_release(&v->e->dispatch, NULL);
     return false;
@@ -230,6 +228,10 @@ void *run_device_main(void *device) {
     struct run_device *dev = device;
     struct driver v = {.e = dev->engine, .dev = dev};
     vnp_status status = open_worker(&v);
+    if (status == VNP_DEVICE || status == VNP_DEVICE_NOMEM) { /* once more, in a while */
+        run_engine_incident(v.e, dev->name, "start failed", vnp_error_last()->text);
+        if (reopen_worker(&v, v.e->uses[ENC_DNA] ? ENC_DNA : ENC_PROTEIN)) status = VNP_OK;
+    }
     bool is_whole = status == VNP_OK && drive(&v);
     if (!is_whole && !run_engine_is_ending(v.e)) {
         dev->is_dropped = true;

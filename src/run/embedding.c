@@ -75,6 +75,7 @@ static vnp_status embed(struct run_setup *s, struct vnp_run_counts *counts) {
     }
     struct stat st;
     counts->was_complete = true;
+    VNP_TRY(vnp_ledger_data_remove(s->e.ledger)); /* a run that ended just before it did so */
     if (stat(opt->out, &st) == 0) return run_export_tally(&s->e, counts);
     vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "the run is complete, but its output is gone");
     vnp_error_at(opt->out, -1, -1, NULL);

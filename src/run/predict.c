@@ -139,6 +139,7 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     VNP_TRY(compute(s));
     if (!was_complete) return export_all(s, paths[4], counts);
     counts->was_complete = true;
+    VNP_TRY(vnp_ledger_data_remove(s->e.ledger)); /* a run that ended just before it did so */
     if (is_whole(s, paths, n_files)) return run_export_tally(&s->e, counts);
     if (s->e.is_rows_kept && !is_whole(s, paths + 5, 1)) {
         vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "the run is complete, but its vectors are gone");
