@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+// The help texts. What they promise is design and contract: change them with CHANGELOG.
+#include "cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char program_help[] =
+    "virnucpro finds viruses in sequencing data with protein and DNA language models.\n"
+    "\n"
+    "usage: virnucpro COMMAND ...\n"
+    "\n"
+    "  predict IN... -o DIR      which sequences are viral\n"
+    "  embed IN... -o FILE       embeddings of proteins (ESM-2) or DNA (DNABERT-S)\n"
+    "  translate IN... -o DIR    windows and open reading frames only\n"
+    "  model info|convert|verify PATH...   look at models, make one bundle, check an installation\n"
+    "  status DIR                how far a run is, while it works or after\n"
+    "  merge DIR... -o DIR       one result from the folders of all shards\n"
+    "  evaluate DIR --truth FILE judge a run against known answers\n"
+    "  doctor                    what this machine offers and what is missing\n"
+    "  help COMMAND              options and examples of a command\n"
+    "\n"
+    "  -h, --help   -V, --version\n"
+    "\n"
+    "IN is FASTA or FASTQ, plain or compressed with gzip, BGZF or zstd, told by content; - is\n"
+    "standard input; several files are one input in the order given.\n"
+    "\n"
+    "examples:\n"
+    "  virnucpro predict contigs.fa.gz -o result          with the model shipped with the program\n"
+    "  virnucpro predict contigs.fa -o result --models ~/models --device cuda\n"
+    "  virnucpro embed proteins.faa -o proteins.npy --model esm2_t33_650M_UR50D.pt\n"
+    "\n"
+    "exit codes: 0 complete, 1 finished but some records failed, 2 usage, 65 bad input data,\n"
+    "66 input missing, 69 device unavailable, 70 internal error, 73 output exists or belongs to\n"
+    "another run, 74 I/O error or disk full, 75 interrupted (repeat the command to go on), 78 bad\n"
+    "model, 128+n ended by signal n\n";
+
+static const char shared_help[] =
+    "\n"
+    "machine:\n"
+    "      --device WHAT      auto (all visible GPUs, else CPU), cpu, cuda, cuda:0,2    [auto]\n"
+    "      --precision TYPE   auto (fp16 on GPUs, fp32 on CPUs), fp32, bf16, fp16, fp8, int8\n"
+    "      --threads N        CPU threads                                  [all this job may use]\n"
+    "      --tokens N         tokens a batch                                     [by the device]\n"
+    "      --shard I/N        only the I-th of N parts of the records, I from 0\n"
+    "      --cache FILE       vectors kept between runs of the same model\n"
+    "      --grace SECONDS    after an interrupt, time for the batches in flight            [10]\n";
+
+static const char report_help[] = "\n"
+                                  "messages (all on stderr):\n"
+                                  "  -q, --quiet            errors only\n"
+                                  "  -v, --verbose          more\n"
+                                  "      --log-json         one JSON object a line\n"
+                                  "  -h, --help   -V, --version\n";
+
+static const char predict_help[] =
+    "usage: virnucpro predict IN... -o DIR [options]\n"
+    "\n"
+    "Cuts each record into windows, translates their six frames, embeds the open frames as DNA\n"
+    "(DNABERT-S) and protein (ESM-2) and classifies them. Repeating the command after an\n"
+    "interruption goes on where it stopped.\n"
+    "\n"
+    "  -o, --output DIR       folder for the results; made if missing\n"
+    "      --force            start anew, even if DIR holds another run\n"
+    "\n"
+    "models:\n"
+    "      --models PATH      bundle, or folder with both encoders and a classifier\n"
+    "                                                      [the model shipped with the program]\n"
+    "      --esm PATH         ESM-2: fair-esm .pt or Hugging Face folder\n"
+    "      --dnabert PATH     DNABERT-S folder\n"
+    "      --classifier PATH  300_model.pth, 500_model.pth, ...\n"
+    "      --window N         window length in bases        [the classifier's own, else 500]\n"
+    "\n"
+    "results:\n"
+    "      --save-embeddings      keep the joined vectors of all frames\n"
+    "      --no-upstream-files    leave out the two files in the original program's format\n";
+
+static const char predict_more[] =
+    "\n"
+    "DIR then holds: contigs.tsv (one row a record), virus.fna (records called virus),\n"
+    "prediction_results.txt and prediction_results_highestscore.csv (as the original VirNucPro\n"
+    "writes them), summary.json, run.log, run.db.\n"
+    "\n"
+    "examples:\n"
+    "  virnucpro predict contigs.fa.gz -o result\n"
+    "  virnucpro predict reads_1.fq.gz reads_2.fq.gz -o result --models ~/virnucpro-models\n"
+    "  virnucpro predict contigs.fa -o result --esm esm2_t36_3B_UR50D.pt --dnabert DNABERT-S \\\n"
+    "      --classifier 500_model.pth --device cuda:0,1\n"
+    "  zstd -dc contigs.fa.zst | virnucpro predict - -o result --threads 8\n";
+
+static const char embed_help[] =
+    "usage: virnucpro embed IN... -o FILE --model PATH [options]\n"
+    "\n"
+    "One vector a record, in input order, duplicates kept; FILE.ids.tsv beside it has the columns\n"
+    "n, id, length, status. An empty record has status 'empty' and a row of NaN.\n"
+    "\n"
+    "  -o, --output FILE      .npy, .safetensors, .h5 or .tsv, told by the suffix\n"
+    "      --force            replace FILE\n"
+    "      --model PATH       ESM-2 (proteins) or DNABERT-S (DNA), told by its content\n"
+    "      --pool HOW         mean (as VirNucPro pools), cls, none (every token)         [mean]\n"
+    "      --layer N          1 to L, 0 is the embedding, -1 the last                      [-1]\n";
+
+static const char embed_more[] =
+    "\n"
+    "examples:\n"
+    "  virnucpro embed proteins.faa -o proteins.npy --model esm2_t36_3B_UR50D.pt\n"
+    "  virnucpro embed genes.fna.gz -o genes.h5 --model DNABERT-S --pool cls --threads 4\n"
+    "  virnucpro embed proteins.faa -o residues.safetensors --model esm2_t30 --pool none\n";
+
+static const char translate_help[] =
+    "usage: virnucpro translate IN... -o DIR [options]\n"
+    "\n"
+    "Writes what the original program makes before any model runs: chunked.fa (windows),\n"
+    "nucleotide.fa and protein.faa (open frames).\n"
+    "\n"
+    "  -o, --output DIR       folder for the results; made if missing\n"
+    "      --window N         window length in bases                                      [500]\n"
+    "      --force            replace results that are there\n";
+
+static const char translate_more[] = "\n"
+                                     "examples:\n"
+                                     "  virnucpro translate contigs.fa.gz -o frames\n"
+                                     "  virnucpro translate reads.fq.gz -o frames --window 300\n";
+
+static const char model_help[] =
+    "usage: virnucpro model info PATH... [--json]\n"
+    "       virnucpro model convert [PATH] [--esm PATH] [--dnabert PATH] [--classifier PATH]\n"
+    "                 -o BUNDLE [--window N] [--note TEXT] [--force]\n"
+    "       virnucpro model verify [PATH] [--esm PATH] [--dnabert PATH] [--classifier PATH]\n"
+    "                 [--device WHAT] [--precision TYPE] [--threads N]\n"
+    "\n"
+    "info      architecture, sizes, stored type and digest; the digest is the same for every file\n"
+    "          format of the same weights\n"
+    "convert   writes one safetensors file with everything predict needs, for --models\n"
+    "verify    compares vectors and scores of eight frames with those of the published weights\n"
+    "\n"
+    "Read are: fair-esm .pt, Hugging Face folders (safetensors or .bin, sharded or not),\n"
+    "DNABERT-S folders, VirNucPro classifiers (.pth), safetensors, and our bundles. Nothing\n"
+    "stored in a file is ever executed.\n"
+    "\n"
+    "examples:\n"
+    "  virnucpro model info esm2_t36_3B_UR50D.pt DNABERT-S 500_model.pth\n"
+    "  virnucpro model convert --esm esm2_t36_3B_UR50D.pt --dnabert DNABERT-S \\\n"
+    "      --classifier 500_model.pth -o virnucpro-500.safetensors\n"
+    "  virnucpro model verify virnucpro-500.safetensors\n";
+
+static const char status_help[] =
+    "usage: virnucpro status DIR... [--json]\n"
+    "\n"
+    "How far a run is: records, rate, time left, incidents. Reads only, also while it works.\n"
+    "\n"
+    "example:\n"
+    "  virnucpro status result\n";
+
+static const char merge_help[] =
+    "usage: virnucpro merge DIR... -o DIR [options]\n"
+    "\n"
+    "Makes one result from the folders of all shards (predict --shard I/N), the same bytes that\n"
+    "one run would have written. Shards that are missing or not finished are named.\n"
+    "\n"
+    "  -o, --output DIR           folder for the result\n"
+    "      --force                replace what is there\n"
+    "      --no-upstream-files    leave out the two files in the original program's format\n";
+
+static const char merge_more[] =
+    "\n"
+    "example:\n"
+    "  for i in 0 1 2; do virnucpro predict contigs.fa -o part$i --shard $i/3; done\n"
+    "  virnucpro merge part0 part1 part2 -o result\n";
+
+static const char evaluate_help[] =
+    "usage: virnucpro evaluate DIR --truth FILE\n"
+    "\n"
+    "Compares a folder that predict has written with known answers and prints AUROC, AUPRC, F1,\n"
+    "calibration and the figures by group.\n"
+    "\n"
+    "      --truth FILE       tab-separated: record id, virus or other, optionally a group\n"
+    "\n"
+    "example:\n"
+    "  virnucpro evaluate result --truth truth.tsv\n";
+
+static const char doctor_help[] =
+    "usage: virnucpro doctor\n"
+    "\n"
+    "CPU and its instruction sets, memory, libraries, the bundled model, GPU driver, CUDA\n"
+    "libraries and plug-in: what is there and what is missing.\n"
+    "\n"
+    "example:\n"
+    "  virnucpro doctor\n";
+
+int vnp_cli_help(const char *command) {
+    const char *parts[4] = {program_help, "", "", ""};
+    if (command && strcmp(command, "predict") == 0) {
+        parts[0] = predict_help;
+        parts[1] = shared_help;
+        parts[2] = report_help;
+        parts[3] = predict_more;
+    } else if (command && strcmp(command, "embed") == 0) {
+        parts[0] = embed_help;
+        parts[1] = shared_help;
+        parts[2] = report_help;
+        parts[3] = embed_more;
+    } else if (command && strcmp(command, "translate") == 0) {
+        parts[0] = translate_help;
+        parts[2] = report_help;
+        parts[3] = translate_more;
+    } else if (command && strcmp(command, "model") == 0) {
+        parts[0] = model_help;
+    } else if (command && strcmp(command, "status") == 0) {
+        parts[0] = status_help;
+    } else if (command && strcmp(command, "merge") == 0) {
+        parts[0] = merge_help;
+        parts[2] = report_help;
+        parts[3] = merge_more;
+    } else if (command && strcmp(command, "evaluate") == 0) {
+        parts[0] = evaluate_help;
+    } else if (command && strcmp(command, "doctor") == 0) {
+        parts[0] = doctor_help;
+    } else if (command) {
+        return vnp_cli_usage(NULL, "there is no help on '%s'", command);
+    }
+    for (int i = 0; i < 4; i++) fputs(parts[i], stdout);
+    return fflush(stdout) == 0 ? 0 : VNP_EXIT_IO;
+}

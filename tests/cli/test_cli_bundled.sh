@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The bundled model, the examples, an installed tree: what a stranger does first.
+. "$(dirname "$0")/lib.sh"
+ex=$source_dir/examples
+expect "no model named" 0 "shipped with the program" predict "$ex/sars_cov_2.fna" -o s
+check "the note of the bundle is shown" grep -q 'note on this model' err
+check "counts add up" $compare counts s
+check "summary names the command" grep -q 'virnucpro predict' s/summary.json
+expect "model info of the bundle" 0 "" model info "$source_dir/models/virnucpro-random-tiny.safetensors"
+mkdir -p inst/bin inst/share/virnucpro/models
+cp "$program" inst/bin/
+cp "$source_dir"/models/*.safetensors inst/share/virnucpro/models/
+check "installed tree finds its model" inst/bin/virnucpro predict "$ex/sars_cov_2.fna" -o si -q
+check "installed tree: same bytes" cmp s/contigs.tsv si/contigs.tsv
+mkdir bare && cp "$program" bare/
+bare/virnucpro predict "$ex/sars_cov_2.fna" -o sb 2>err
+check "without the model: 78" test $? = 78
+check "without the model: says what to do" grep -q -- '--models' err
+VIRNUCPRO_PLUGIN_DIR=/nowhere "$program" predict "$ex/sars_cov_2.fna" -o sc --device cuda 2>err
+check "cuda by name without plug-in: 69" test $? = 69
+check "cuda by name without plug-in: says why" grep -q 'no libvirnucpro_cuda.so in /nowhere' err
+VIRNUCPRO_PLUGIN_DIR=/nowhere "$program" predict "$ex/sars_cov_2.fna" -o sc -q 2>err
+check "auto without plug-in: works" test $? = 0
+printf 'no library' >libvirnucpro_cuda.so
+VIRNUCPRO_PLUGIN_DIR=$scratch "$program" predict "$ex/sars_cov_2.fna" -o sd --device cuda 2>err
+check "broken plug-in: 69" test $? = 69
+VIRNUCPRO_PLUGIN_DIR=$scratch "$program" doctor >out
+check "doctor names a broken plug-in" grep -q 'plug-in does not load' out
+finish
