@@ -4,6 +4,7 @@
 #ifndef VNP_TEST_RUN_SUPPORT_H
 #define VNP_TEST_RUN_SUPPORT_H
 
+#include "cpu/cpu.h"
 #include "ref/ref.h"
 #include "run/run.h"
 #include "support.h"

@@ -47,14 +47,14 @@ static void open_fixture(struct fixture *f, const char *name, size_t n_bytes) {
     assert_int_equal(fwrite(text, 1, n, file), n);
     fclose(file);
     free(text);
-    for (size_t i = 0; i < VNP_COUNT(f->devices); i++) f->devices[i].backend = vnp_ref_backend();
+    for (size_t i = 0; i < VNP_COUNT(f->devices); i++) f->devices[i].backend = vnp_cpu_backend();
     f->inputs[0] = f->input;
     f->opt = (struct vnp_run_options){.inputs = f->inputs,
                                       .n_inputs = 1,
                                       .out = f->plain,
                                       .devices = f->devices,
                                       .n_devices = 1,
-                                      .host = vnp_ref_backend(),
+                                      .host = vnp_cpu_backend(),
                                       .budget_tokens = 300,
                                       .n_threads = 1,
                                       .window_bp = 300,
