@@ -55,6 +55,7 @@ vnp_status vnp_model_linear(struct vnp_encoder *e, const struct vnp_checkpoint *
         return status;
     }
     e->n_bytes += e->b->linear_bytes(*out);
+    vnp_checkpoint_trim(c); /* packed: the file's pages need not count as ours any longer */
     return VNP_OK;
 }
 

@@ -134,6 +134,10 @@ const struct vnp_tensor_info *vnp_checkpoint_find(const struct vnp_checkpoint *c
     return NULL;
 }
 
+void vnp_checkpoint_trim(const struct vnp_checkpoint *c) {
+    for (int64_t i = 0; i < c->raw->n_maps; i++) vnp_mapping_trim(c->raw->maps[i]);
+}
+
 int64_t vnp_checkpoint_count(const struct vnp_checkpoint *c) {
     return c->n_tensors;
 }
@@ -183,6 +187,8 @@ vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size
 
 /* ---- digest --------------------------------------------------------------------------------- */
 
+enum { DIGEST_TRIM_BYTES = 64 << 20 };
+
 struct digest_head { /* no padding: hashed as bytes */
     int64_t kind, n_layers, n_hidden, n_heads, n_ffn, n_vocab, has_token_dropout, n_classifier;
     double norm_eps;
@@ -213,7 +219,14 @@ struct vnp_hash128 vnp_digest_add(struct vnp_hash128 sum, const struct vnp_tenso
 
 static struct vnp_hash128 digest_all(const struct vnp_checkpoint *c) {
     struct vnp_hash128 sum = vnp_digest_begin(&c->spec);
-    for (int64_t i = 0; i < c->n_tensors; i++) sum = vnp_digest_add(sum, &c->tensors[i]);
+    size_t n_read = 0;
+    for (int64_t i = 0; i < c->n_tensors; i++) {
+        sum = vnp_digest_add(sum, &c->tensors[i]);
+        n_read += c->tensors[i].n_bytes;
+        if (n_read < DIGEST_TRIM_BYTES) continue;
+        vnp_checkpoint_trim(c);
+        n_read = 0;
+    }
     return sum;
 }
 

@@ -78,6 +78,11 @@ void vnp_mapping_close(struct vnp_mapping *m) {
     free(m);
 }
 
+void vnp_mapping_trim(const struct vnp_mapping *m) {
+    /* only drops our page table entries; a failure costs memory, not correctness */
+    if (m->data) (void)madvise((void *)(uintptr_t)m->data, m->n_bytes, MADV_DONTNEED);
+}
+
 struct vnp_raw *vnp_raw_create(const char *path) {
     struct vnp_raw *raw = calloc(1, sizeof *raw);
     if (!raw) return NULL;

@@ -70,6 +70,10 @@ const struct vnp_tensor_info *vnp_checkpoint_at(const struct vnp_checkpoint *c, 
 vnp_status vnp_checkpoint_view(const struct vnp_checkpoint *c, struct vnp_view *out,
                                const char *fmt, ...) VNP_PRINTF(3, 4);
 vnp_status vnp_checkpoint_digest(struct vnp_checkpoint *c, struct vnp_hash128 *out);
+/* Gives back the resident pages of c's files: they stay in the page cache and are mapped again when
+ * read. Call it after a weight was packed or uploaded, so that loading needs no more memory than
+ * the packed weights. Any thread, any time. */
+void vnp_checkpoint_trim(const struct vnp_checkpoint *c);
 /* The tokenizer.json that belongs to a DNA encoder (beside it, or inside the bundle): bytes are
  * borrowed from c. NOT_FOUND when there is none. */
 vnp_status vnp_checkpoint_tokenizer(const struct vnp_checkpoint *c, const char **json,

@@ -18,6 +18,7 @@ struct vnp_mapping {
 };
 vnp_status vnp_mapping_open(const char *path, struct vnp_mapping **out) VNP_WARN_UNUSED;
 void vnp_mapping_close(struct vnp_mapping *m);
+void vnp_mapping_trim(const struct vnp_mapping *m);
 
 struct vnp_raw_tensor {
     char *name;
