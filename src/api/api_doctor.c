@@ -86,8 +86,7 @@ static bool look_at_library(const struct doctor *d, const char *what, const char
     for (int i = 0; i < n; i++) {
         void *lib = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
         if (!lib) continue;
-        say(d, 0, what, "%s", names[i]);
-        dlclose(lib);
+        say(d, 0, what, "%s", names[i]); /* stays loaded: cuBLASLt leaks when it is closed */
         return true;
     }
     say(d, 1, what, "%s", missing);
