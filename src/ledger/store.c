@@ -51,7 +51,7 @@ static const char *const stmt_sql[STMT_COUNT] = {
     [STMT_META_SET] = "INSERT OR REPLACE INTO meta VALUES(?,?)",
 };
 
-vnp_status store_fail(struct vnp_ledger *l, int rc, const char *what) {
+vnp_status vnp_store_fail(struct vnp_ledger *l, int rc, const char *what) {
     int base = rc & 0xff;
     const char *text = l->db ? sqlite3_errmsg(l->db) : sqlite3_errstr(rc);
     vnp_status status = VNP_IO;
@@ -74,26 +74,26 @@ vnp_status store_fail(struct vnp_ledger *l, int rc, const char *what) {
     return status;
 }
 
-vnp_status store_exec(struct vnp_ledger *l, const char *sql) {
+vnp_status vnp_store_exec(struct vnp_ledger *l, const char *sql) {
     int rc = sqlite3_exec(l->db, sql, NULL, NULL, NULL);
-    return rc == SQLITE_OK ? VNP_OK : store_fail(l, rc, "run database");
+    return rc == SQLITE_OK ? VNP_OK : vnp_store_fail(l, rc, "run database");
 }
 
-vnp_status store_prepare(struct vnp_ledger *l, const char *sql, sqlite3_stmt **out) {
+vnp_status vnp_store_prepare(struct vnp_ledger *l, const char *sql, sqlite3_stmt **out) {
     int rc = sqlite3_prepare_v2(l->db, sql, -1, out, NULL);
-    return rc == SQLITE_OK ? VNP_OK : store_fail(l, rc, "run database");
+    return rc == SQLITE_OK ? VNP_OK : vnp_store_fail(l, rc, "run database");
 }
 
-vnp_status store_begin(struct vnp_ledger *l) {
+vnp_status vnp_store_begin(struct vnp_ledger *l) {
     if (l->has_open_group) return VNP_OK;
-    VNP_TRY(store_exec(l, "BEGIN IMMEDIATE"));
+    VNP_TRY(vnp_store_exec(l, "BEGIN IMMEDIATE"));
     l->has_open_group = true;
     return VNP_OK;
 }
 
-vnp_status store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *what) {
+vnp_status vnp_store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *what) {
     int rc = sqlite3_step(s);
-    vnp_status status = rc == SQLITE_DONE ? VNP_OK : store_fail(l, rc, what);
+    vnp_status status = rc == SQLITE_DONE ? VNP_OK : vnp_store_fail(l, rc, what);
     sqlite3_reset(s);
     sqlite3_clear_bindings(s);
     return status;
@@ -101,24 +101,24 @@ vnp_status store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *wh
 
 static vnp_status pragma_i64(struct vnp_ledger *l, const char *sql, int64_t *out) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l, sql, &s));
+    VNP_TRY(vnp_store_prepare(l, sql, &s));
     int rc = sqlite3_step(s);
     vnp_status status = VNP_OK;
     if (rc == SQLITE_ROW)
         *out = sqlite3_column_int64(s, 0);
     else
-        status = store_fail(l, rc, "run database");
+        status = vnp_store_fail(l, rc, "run database");
     sqlite3_finalize(s);
     return status;
 }
 
 static vnp_status check_sound(struct vnp_ledger *l) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l, "PRAGMA quick_check(1)", &s));
+    VNP_TRY(vnp_store_prepare(l, "PRAGMA quick_check(1)", &s));
     int rc = sqlite3_step(s);
     vnp_status status = VNP_OK;
     if (rc != SQLITE_ROW) {
-        status = store_fail(l, rc, "run database");
+        status = vnp_store_fail(l, rc, "run database");
     } else if (strcmp((const char *)sqlite3_column_text(s, 0), "ok") != 0) {
         status = vnp_fail(VNP_FORMAT, VNP_FROM_OUTPUT, "the run database is damaged: %s",
                           sqlite3_column_text(s, 0));
@@ -154,7 +154,7 @@ static vnp_status meta_put(struct vnp_ledger *l, const char *key, const char *va
     sqlite3_stmt *s = l->stmt[STMT_META_SET];
     sqlite3_bind_text(s, 1, key, -1, SQLITE_TRANSIENT);
     sqlite3_bind_text(s, 2, value, -1, SQLITE_TRANSIENT);
-    return store_step_done(l, s, "writing the run database");
+    return vnp_store_step_done(l, s, "writing the run database");
 }
 
 static vnp_status meta_find(struct vnp_ledger *l, const char *key, char *value, size_t n,
@@ -167,7 +167,7 @@ static vnp_status meta_find(struct vnp_ledger *l, const char *key, char *value, 
     if (*has)
         snprintf(value, n, "%s", (const char *)sqlite3_column_text(s, 0));
     else if (rc != SQLITE_DONE)
-        status = store_fail(l, rc, "reading the run database");
+        status = vnp_store_fail(l, rc, "reading the run database");
     sqlite3_reset(s);
     return status;
 }
@@ -184,24 +184,24 @@ vnp_status vnp_ledger_meta_get(struct vnp_ledger *l, const char *key, char *valu
 
 vnp_status vnp_ledger_meta_set(struct vnp_ledger *l, const char *key, const char *value) {
     pthread_mutex_lock(&l->lock);
-    vnp_status status = store_begin(l);
+    vnp_status status = vnp_store_begin(l);
     if (status == VNP_OK) status = meta_put(l, key, value);
     pthread_mutex_unlock(&l->lock);
     return status;
 }
 
 static vnp_status prepare_all(struct vnp_ledger *l) {
-    for (int i = 0; i < STMT_COUNT; i++) VNP_TRY(store_prepare(l, stmt_sql[i], &l->stmt[i]));
+    for (int i = 0; i < STMT_COUNT; i++) VNP_TRY(vnp_store_prepare(l, stmt_sql[i], &l->stmt[i]));
     return VNP_OK;
 }
 
 static vnp_status create_schema(struct vnp_ledger *l, const struct vnp_ledger_options *opt) {
     char sql[96];
-    VNP_TRY(store_begin(l));
-    VNP_TRY(store_exec(l, schema));
+    VNP_TRY(vnp_store_begin(l));
+    VNP_TRY(vnp_store_exec(l, schema));
     snprintf(sql, sizeof sql, "PRAGMA application_id=%d; PRAGMA user_version=%d", APPLICATION_ID,
              VNP_LEDGER_VERSION);
-    VNP_TRY(store_exec(l, sql));
+    VNP_TRY(vnp_store_exec(l, sql));
     VNP_TRY(prepare_all(l));
     for (size_t i = 0; i < opt->n_facts; i++)
         VNP_TRY(meta_put(l, opt->facts[i].key, opt->facts[i].value));
@@ -271,17 +271,18 @@ static vnp_status open_data(struct vnp_ledger *l) {
 static vnp_status open_db(struct vnp_ledger *l, const struct vnp_ledger_options *opt) {
     /* Read-only opens may still have to roll back the journal of a killed writer. */
     int flags = SQLITE_OPEN_READWRITE | (opt->is_read_only ? 0 : SQLITE_OPEN_CREATE);
-    int rc = sqlite3_open_v2(opt->path, &l->db, flags | SQLITE_OPEN_FULLMUTEX, store_vfs_name());
-    if (rc != SQLITE_OK) return store_fail(l, rc, "opening the run database");
+    int rc =
+        sqlite3_open_v2(opt->path, &l->db, flags | SQLITE_OPEN_FULLMUTEX, vnp_store_vfs_name());
+    if (rc != SQLITE_OK) return vnp_store_fail(l, rc, "opening the run database");
     sqlite3_extended_result_codes(l->db, 1);
     if (!opt->is_read_only)
-        VNP_TRY(store_exec(l, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=DELETE;"
-                              "PRAGMA synchronous=EXTRA; PRAGMA temp_store=FILE;"
-                              "PRAGMA cache_size=-16000; BEGIN IMMEDIATE; COMMIT"));
+        VNP_TRY(vnp_store_exec(l, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=DELETE;"
+                                  "PRAGMA synchronous=EXTRA; PRAGMA temp_store=FILE;"
+                                  "PRAGMA cache_size=-16000; BEGIN IMMEDIATE; COMMIT"));
     bool is_new;
     VNP_TRY(check_kind(l, &is_new));
     if (is_new && opt->is_read_only)
-        return store_fail(l, SQLITE_NOTADB, "reading the run database");
+        return vnp_store_fail(l, SQLITE_NOTADB, "reading the run database");
     if (is_new) {
         VNP_TRY(create_schema(l, opt));
     } else {

@@ -34,15 +34,15 @@ struct vnp_ledger {
 };
 
 /* Turns the connection's last error into a status with origin OUTPUT that names the file. */
-vnp_status store_fail(struct vnp_ledger *l, int rc, const char *what);
-vnp_status store_exec(struct vnp_ledger *l, const char *sql);
-vnp_status store_prepare(struct vnp_ledger *l, const char *sql, sqlite3_stmt **out);
+vnp_status vnp_store_fail(struct vnp_ledger *l, int rc, const char *what);
+vnp_status vnp_store_exec(struct vnp_ledger *l, const char *sql);
+vnp_status vnp_store_prepare(struct vnp_ledger *l, const char *sql, sqlite3_stmt **out);
 /* Opens a transaction unless one is open. */
-vnp_status store_begin(struct vnp_ledger *l);
+vnp_status vnp_store_begin(struct vnp_ledger *l);
 /* Steps a statement that gives no rows, resets it. */
-vnp_status store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *what);
+vnp_status vnp_store_step_done(struct vnp_ledger *l, sqlite3_stmt *s, const char *what);
 
 /* vfs.c: SQLite's own files with every change announced to vnp_sysio_before first. */
-const char *store_vfs_name(void);
+const char *vnp_store_vfs_name(void);
 
 #endif

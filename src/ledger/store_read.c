@@ -17,7 +17,8 @@ struct vnp_ledger_cursor {
 
 static vnp_status count(struct vnp_ledger *l, struct vnp_ledger_counts *out) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l,
+    VNP_TRY(
+        vnp_store_prepare(l,
                           "SELECT count(*), total(n_records), total(n_windows), total(n_frames),"
                           " total(n_failed), total(n_duplicates), total(n_tokens_dna),"
                           " total(n_tokens_protein), total(n_unknown), total(n_rows) FROM blocks",
@@ -29,7 +30,7 @@ static vnp_status count(struct vnp_ledger *l, struct vnp_ledger_counts *out) {
                            &out->n_rows};
     for (int i = 0; rc == SQLITE_ROW && i < (int)VNP_COUNT(to); i++)
         *to[i] = sqlite3_column_int64(s, i);
-    vnp_status status = rc == SQLITE_ROW ? VNP_OK : store_fail(l, rc, "counting");
+    vnp_status status = rc == SQLITE_ROW ? VNP_OK : vnp_store_fail(l, rc, "counting");
     sqlite3_finalize(s);
     return status;
 }
@@ -45,7 +46,8 @@ vnp_status vnp_ledger_count(struct vnp_ledger *l, struct vnp_ledger_counts *out)
 vnp_status vnp_ledger_session_sum(struct vnp_ledger *l, struct vnp_ledger_session *sum,
                                   int64_t *n_sessions) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l,
+    VNP_TRY(
+        vnp_store_prepare(l,
                           "SELECT count(*), total(elapsed_s), total(n_packs), total(n_pack_tokens),"
                           " total(n_pack_capacity), total(n_incidents) FROM sessions",
                           &s));
@@ -59,7 +61,7 @@ vnp_status vnp_ledger_session_sum(struct vnp_ledger *l, struct vnp_ledger_sessio
         sum->n_pack_capacity = sqlite3_column_int64(s, 4);
         sum->n_incidents = sqlite3_column_int64(s, 5);
     } else {
-        status = store_fail(l, rc, "summing sessions");
+        status = vnp_store_fail(l, rc, "summing sessions");
     }
     sqlite3_finalize(s);
     return status;
@@ -71,16 +73,17 @@ vnp_status vnp_ledger_cursor_open(struct vnp_ledger *l, struct vnp_ledger_cursor
     if (!c) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "reading the run database");
     c->l = l;
     c->record = -1;
-    vnp_status status = store_prepare(
+    vnp_status status = vnp_store_prepare(
         l, "SELECT idx, id, length, n_windows, n_rows, reason FROM records ORDER BY idx",
         &c->records);
     if (status == VNP_OK)
-        status = store_prepare(l,
-                               "SELECT record, window, frame, score1, score2, reason FROM frames"
-                               " ORDER BY record, window, frame",
-                               &c->frames);
+        status =
+            vnp_store_prepare(l,
+                              "SELECT record, window, frame, score1, score2, reason FROM frames"
+                              " ORDER BY record, window, frame",
+                              &c->frames);
     int rc = status == VNP_OK ? sqlite3_step(c->frames) : SQLITE_DONE;
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE) status = store_fail(l, rc, "reading frames");
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE) status = vnp_store_fail(l, rc, "reading frames");
     c->has_frame = rc == SQLITE_ROW;
     if (status != VNP_OK) {
         vnp_ledger_cursor_close(c);
@@ -102,7 +105,7 @@ vnp_status vnp_ledger_cursor_record(struct vnp_ledger_cursor *c, struct vnp_ledg
     int rc = sqlite3_step(c->records);
     *has = rc == SQLITE_ROW;
     if (rc == SQLITE_DONE) return VNP_OK;
-    if (rc != SQLITE_ROW) return store_fail(c->l, rc, "reading records");
+    if (rc != SQLITE_ROW) return vnp_store_fail(c->l, rc, "reading records");
     const char *id = (const char *)sqlite3_column_text(c->records, 1);
     *out = (struct vnp_ledger_record){.idx = sqlite3_column_int64(c->records, 0),
                                       .id = id ? id : "",
@@ -119,7 +122,8 @@ vnp_status vnp_ledger_cursor_frame(struct vnp_ledger_cursor *c, struct vnp_ledge
     *has = false;
     if (c->has_frame && c->is_given) {
         int rc = sqlite3_step(c->frames);
-        if (rc != SQLITE_ROW && rc != SQLITE_DONE) return store_fail(c->l, rc, "reading frames");
+        if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+            return vnp_store_fail(c->l, rc, "reading frames");
         c->has_frame = rc == SQLITE_ROW;
         c->is_given = false;
     }
@@ -142,17 +146,17 @@ vnp_status vnp_ledger_cursor_frame(struct vnp_ledger_cursor *c, struct vnp_ledge
 
 vnp_status vnp_ledger_windows_walk(struct vnp_ledger *l, vnp_ledger_window_fn *fn, void *ctx) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l,
-                          "SELECT r.id || '_chunk_' || (f.window + 1) AS wid,"
-                          " max(f.score2) >= max(f.score1) FROM frames f"
-                          " JOIN records r ON r.idx = f.record WHERE f.reason IS NULL"
-                          " GROUP BY wid ORDER BY wid",
-                          &s));
+    VNP_TRY(vnp_store_prepare(l,
+                              "SELECT r.id || '_chunk_' || (f.window + 1) AS wid,"
+                              " max(f.score2) >= max(f.score1) FROM frames f"
+                              " JOIN records r ON r.idx = f.record WHERE f.reason IS NULL"
+                              " GROUP BY wid ORDER BY wid",
+                              &s));
     int rc;
     vnp_status status = VNP_OK;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW)
         status = fn(ctx, (const char *)sqlite3_column_text(s, 0), sqlite3_column_int(s, 1) != 0);
-    if (status == VNP_OK && rc != SQLITE_DONE) status = store_fail(l, rc, "sorting windows");
+    if (status == VNP_OK && rc != SQLITE_DONE) status = vnp_store_fail(l, rc, "sorting windows");
     sqlite3_finalize(s);
     return status;
 }
@@ -182,8 +186,8 @@ vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn, vo
     float *rows = malloc((size_t)(batch * l->n_cols) * sizeof(float));
     if (!rows) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "reading vectors");
     sqlite3_stmt *s = NULL;
-    vnp_status status =
-        store_prepare(l, "SELECT off_row, n_rows FROM blocks WHERE n_rows > 0 ORDER BY idx", &s);
+    vnp_status status = vnp_store_prepare(
+        l, "SELECT off_row, n_rows FROM blocks WHERE n_rows > 0 ORDER BY idx", &s);
     int rc = SQLITE_DONE;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
         int64_t off = sqlite3_column_int64(s, 0), left = sqlite3_column_int64(s, 1);
@@ -195,7 +199,7 @@ vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn, vo
             left -= n;
         }
     }
-    if (status == VNP_OK && rc != SQLITE_DONE) status = store_fail(l, rc, "reading vectors");
+    if (status == VNP_OK && rc != SQLITE_DONE) status = vnp_store_fail(l, rc, "reading vectors");
     sqlite3_finalize(s);
     free(rows);
     return status;
@@ -203,7 +207,7 @@ vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn, vo
 
 vnp_status vnp_ledger_spool_walk(struct vnp_ledger *l, vnp_ledger_spool_fn *fn, void *ctx) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l, "SELECT record, header, seq FROM spool ORDER BY record", &s));
+    VNP_TRY(vnp_store_prepare(l, "SELECT record, header, seq FROM spool ORDER BY record", &s));
     int rc;
     vnp_status status = VNP_OK;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -212,21 +216,22 @@ vnp_status vnp_ledger_spool_walk(struct vnp_ledger *l, vnp_ledger_spool_fn *fn, 
         status = fn(ctx, sqlite3_column_int64(s, 0), header ? header : "", seq ? seq : "",
                     (size_t)sqlite3_column_bytes(s, 2));
     }
-    if (status == VNP_OK && rc != SQLITE_DONE) status = store_fail(l, rc, "reading kept records");
+    if (status == VNP_OK && rc != SQLITE_DONE)
+        status = vnp_store_fail(l, rc, "reading kept records");
     sqlite3_finalize(s);
     return status;
 }
 
 vnp_status vnp_ledger_incidents_walk(struct vnp_ledger *l, vnp_ledger_incident_fn *fn, void *ctx) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l, "SELECT time, device, kind, text FROM incidents ORDER BY n", &s));
+    VNP_TRY(vnp_store_prepare(l, "SELECT time, device, kind, text FROM incidents ORDER BY n", &s));
     int rc;
     vnp_status status = VNP_OK;
     while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW)
         status = fn(
             ctx, (const char *)sqlite3_column_text(s, 0), (const char *)sqlite3_column_text(s, 1),
             (const char *)sqlite3_column_text(s, 2), (const char *)sqlite3_column_text(s, 3));
-    if (status == VNP_OK && rc != SQLITE_DONE) status = store_fail(l, rc, "reading incidents");
+    if (status == VNP_OK && rc != SQLITE_DONE) status = vnp_store_fail(l, rc, "reading incidents");
     sqlite3_finalize(s);
     return status;
 }

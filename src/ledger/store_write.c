@@ -42,7 +42,7 @@ static vnp_status records_put(struct vnp_ledger *l, const struct vnp_ledger_bloc
         sqlite3_bind_int64(s, 4, r->n_windows);
         sqlite3_bind_int64(s, 5, r->n_rows);
         if (r->reason) sqlite3_bind_text(s, 6, r->reason, -1, SQLITE_STATIC);
-        VNP_TRY(store_step_done(l, s, "writing a record"));
+        VNP_TRY(vnp_store_step_done(l, s, "writing a record"));
     }
     return VNP_OK;
 }
@@ -60,7 +60,7 @@ static vnp_status frames_put(struct vnp_ledger *l, const struct vnp_ledger_block
             sqlite3_bind_double(s, 4, (double)f->score1);
             sqlite3_bind_double(s, 5, (double)f->score2);
         }
-        VNP_TRY(store_step_done(l, s, "writing a frame"));
+        VNP_TRY(vnp_store_step_done(l, s, "writing a frame"));
     }
     return VNP_OK;
 }
@@ -80,11 +80,11 @@ static vnp_status block_row_put(struct vnp_ledger *l, const struct vnp_ledger_bl
     sqlite3_bind_int64(s, 10, c->n_unknown_residues);
     sqlite3_bind_int64(s, 11, l->n_rows);
     sqlite3_bind_int64(s, 12, b->rows ? b->n_rows : 0);
-    return store_step_done(l, s, "writing a block");
+    return vnp_store_step_done(l, s, "writing a block");
 }
 
 static vnp_status block_put(struct vnp_ledger *l, const struct vnp_ledger_block *b) {
-    VNP_TRY(store_begin(l));
+    VNP_TRY(vnp_store_begin(l));
     if (b->rows && l->data_fd >= 0) VNP_TRY(data_append(l, b->rows, b->n_rows));
     VNP_TRY(block_row_put(l, b));
     VNP_TRY(records_put(l, b));
@@ -111,9 +111,9 @@ vnp_status vnp_ledger_block_find(struct vnp_ledger *l, int64_t idx, bool *is_the
     if (*is_there && sqlite3_column_bytes(s, 0) == (int)sizeof *content)
         memcpy(content, sqlite3_column_blob(s, 0), sizeof *content);
     else if (*is_there)
-        status = store_fail(l, SQLITE_CORRUPT, "reading a block");
+        status = vnp_store_fail(l, SQLITE_CORRUPT, "reading a block");
     else if (rc != SQLITE_DONE)
-        status = store_fail(l, rc, "reading a block");
+        status = vnp_store_fail(l, rc, "reading a block");
     sqlite3_reset(s);
     pthread_mutex_unlock(&l->lock);
     return status;
@@ -122,14 +122,14 @@ vnp_status vnp_ledger_block_find(struct vnp_ledger *l, int64_t idx, bool *is_the
 vnp_status vnp_ledger_spool_put(struct vnp_ledger *l, int64_t record, const char *header,
                                 const char *seq, size_t len) {
     pthread_mutex_lock(&l->lock);
-    vnp_status status = store_begin(l);
+    vnp_status status = vnp_store_begin(l);
     if (status == VNP_OK) {
         sqlite3_stmt *s = l->stmt[STMT_SPOOL_PUT];
         sqlite3_bind_int64(s, 1, record);
         sqlite3_bind_text(s, 2, header, -1, SQLITE_STATIC);
         int rc = sqlite3_bind_blob64(s, 3, seq, len, SQLITE_STATIC);
-        status = rc == SQLITE_OK ? store_step_done(l, s, "keeping a record of a stream")
-                                 : store_fail(l, rc, "keeping a record of a stream");
+        status = rc == SQLITE_OK ? vnp_store_step_done(l, s, "keeping a record of a stream")
+                                 : vnp_store_fail(l, rc, "keeping a record of a stream");
     }
     pthread_mutex_unlock(&l->lock);
     return status;
@@ -138,13 +138,13 @@ vnp_status vnp_ledger_spool_put(struct vnp_ledger *l, int64_t record, const char
 vnp_status vnp_ledger_incident_put(struct vnp_ledger *l, const char *device, const char *kind,
                                    const char *text) {
     pthread_mutex_lock(&l->lock);
-    vnp_status status = store_begin(l);
+    vnp_status status = vnp_store_begin(l);
     if (status == VNP_OK) {
         sqlite3_stmt *s = l->stmt[STMT_INCIDENT_PUT];
         sqlite3_bind_text(s, 1, device, -1, SQLITE_STATIC);
         sqlite3_bind_text(s, 2, kind, -1, SQLITE_STATIC);
         sqlite3_bind_text(s, 3, text, -1, SQLITE_STATIC);
-        status = store_step_done(l, s, "writing an incident");
+        status = vnp_store_step_done(l, s, "writing an incident");
     }
     pthread_mutex_unlock(&l->lock);
     return status;
@@ -152,7 +152,7 @@ vnp_status vnp_ledger_incident_put(struct vnp_ledger *l, const char *device, con
 
 vnp_status vnp_ledger_session_set(struct vnp_ledger *l, const struct vnp_ledger_session *v) {
     pthread_mutex_lock(&l->lock);
-    vnp_status status = store_begin(l);
+    vnp_status status = vnp_store_begin(l);
     if (status == VNP_OK) {
         sqlite3_stmt *s = l->stmt[STMT_SESSION_PUT];
         sqlite3_bind_int64(s, 1, l->session);
@@ -161,7 +161,7 @@ vnp_status vnp_ledger_session_set(struct vnp_ledger *l, const struct vnp_ledger_
         sqlite3_bind_int64(s, 4, v->n_pack_tokens);
         sqlite3_bind_int64(s, 5, v->n_pack_capacity);
         sqlite3_bind_int64(s, 6, v->n_incidents);
-        status = store_step_done(l, s, "writing the session");
+        status = vnp_store_step_done(l, s, "writing the session");
     }
     pthread_mutex_unlock(&l->lock);
     return status;
@@ -174,7 +174,7 @@ static vnp_status commit(struct vnp_ledger *l) {
         if (err || fdatasync(l->data_fd) != 0)
             return data_fail(l, err ? err : errno, "making vectors durable");
     }
-    VNP_TRY(store_exec(l, "COMMIT"));
+    VNP_TRY(vnp_store_exec(l, "COMMIT"));
     l->has_open_group = false;
     return VNP_OK;
 }
@@ -188,12 +188,12 @@ vnp_status vnp_ledger_commit(struct vnp_ledger *l) {
 
 static vnp_status absorb(struct vnp_ledger *l, const char *path) {
     sqlite3_stmt *s;
-    VNP_TRY(store_prepare(l, "ATTACH ? AS shard", &s));
+    VNP_TRY(vnp_store_prepare(l, "ATTACH ? AS shard", &s));
     sqlite3_bind_text(s, 1, path, -1, SQLITE_STATIC);
-    vnp_status status = store_step_done(l, s, "opening a shard");
+    vnp_status status = vnp_store_step_done(l, s, "opening a shard");
     sqlite3_finalize(s);
     VNP_TRY(status);
-    status = store_exec(
+    status = vnp_store_exec(
         l, "BEGIN;"
            "INSERT INTO main.records SELECT * FROM shard.records;"
            "INSERT INTO main.frames SELECT * FROM shard.frames;"
@@ -208,7 +208,7 @@ static vnp_status absorb(struct vnp_ledger *l, const char *path) {
            " n_tokens_protein, n_unknown, 0, 0 FROM shard.blocks ORDER BY idx;"
            "COMMIT");
     if (status != VNP_OK) sqlite3_exec(l->db, "ROLLBACK", NULL, NULL, NULL);
-    if (status == VNP_OK) return store_exec(l, "DETACH shard");
+    if (status == VNP_OK) return vnp_store_exec(l, "DETACH shard");
     sqlite3_exec(l->db, "DETACH shard", NULL, NULL, NULL);
     return status;
 }

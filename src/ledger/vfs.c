@@ -146,7 +146,7 @@ static void shim_register(void) {
     sqlite3_vfs_register(&shim_vfs, 0);
 }
 
-const char *store_vfs_name(void) {
+const char *vnp_store_vfs_name(void) {
     pthread_once(&shim_once, shim_register);
     return shim_vfs.zName; /* NULL, the default, where there was nothing to wrap */
 }

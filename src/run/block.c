@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-vnp_status run_buffer_reserve(struct run_buffer *b, size_t n_bytes) {
+vnp_status vnp_run_buffer_reserve(struct run_buffer *b, size_t n_bytes) {
     if (n_bytes <= b->cap_bytes) return VNP_OK;
     size_t cap = VNP_MAX(b->cap_bytes + b->cap_bytes / 2, n_bytes);
     cap = VNP_ALIGN_UP(VNP_MAX(cap, 256), 64);
@@ -17,25 +17,25 @@ vnp_status run_buffer_reserve(struct run_buffer *b, size_t n_bytes) {
     return VNP_OK;
 }
 
-vnp_status run_buffer_append(struct run_buffer *b, const void *data, size_t n) {
-    VNP_TRY(run_buffer_reserve(b, b->n_bytes + n));
+vnp_status vnp_run_buffer_append(struct run_buffer *b, const void *data, size_t n) {
+    VNP_TRY(vnp_run_buffer_reserve(b, b->n_bytes + n));
     if (n) memcpy((char *)b->data + b->n_bytes, data, n);
     b->n_bytes += n;
     return VNP_OK;
 }
 
-void run_buffer_fini(struct run_buffer *b) {
+void vnp_run_buffer_fini(struct run_buffer *b) {
     free(b->data);
     *b = (struct run_buffer){0};
 }
 
-vnp_status run_block_init(struct run_block *b) {
+vnp_status vnp_run_block_init(struct run_block *b) {
     memset(b, 0, sizeof *b);
     pthread_mutex_init(&b->lock, NULL);
     return VNP_OK;
 }
 
-void run_block_clear(struct run_block *b) {
+void vnp_run_block_clear(struct run_block *b) {
     struct run_buffer *const buffers[] = {&b->records, &b->windows, &b->frames, &b->items,
                                           &b->ids,     &b->bases,   &b->tokens, &b->rows};
     for (size_t i = 0; i < VNP_COUNT(buffers); i++) buffers[i]->n_bytes = 0;
@@ -46,16 +46,16 @@ void run_block_clear(struct run_block *b) {
     atomic_store(&b->n_pending, 0);
 }
 
-void run_block_fini(struct run_block *b) {
+void vnp_run_block_fini(struct run_block *b) {
     struct run_buffer *const buffers[] = {&b->records, &b->windows, &b->frames, &b->items,
                                           &b->ids,     &b->bases,   &b->tokens, &b->rows};
-    run_block_clear(b);
-    for (size_t i = 0; i < VNP_COUNT(buffers); i++) run_buffer_fini(buffers[i]);
+    vnp_run_block_clear(b);
+    for (size_t i = 0; i < VNP_COUNT(buffers); i++) vnp_run_buffer_fini(buffers[i]);
     pthread_mutex_destroy(&b->lock);
 }
 
 /* Failures are rare; equal texts are kept once and the ninth different one shares the eighth. */
-void run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason) {
+void vnp_run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason) {
     struct run_frame *frames = b->frames.data;
     pthread_mutex_lock(&b->lock);
     int i = 0;
@@ -70,7 +70,7 @@ void run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason
     pthread_mutex_unlock(&b->lock);
 }
 
-struct vnp_hash128 run_block_content(const struct run_block *b) {
+struct vnp_hash128 vnp_run_block_content(const struct run_block *b) {
     const struct run_record *records = b->records.data;
     const struct run_window *windows = b->windows.data;
     struct vnp_hash128 h[2] = {vnp_hash(b->bases.data ? b->bases.data : "", b->bases.n_bytes),

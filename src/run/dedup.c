@@ -31,7 +31,7 @@ struct run_dedup {
     int32_t free_head, oldest, newest;
 };
 
-vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **out) {
+vnp_status vnp_run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **out) {
     *out = NULL;
     int64_t n = n_bytes / (n_cols * (int64_t)sizeof(float) + (int64_t)sizeof(struct entry) + 512);
     n = VNP_MIN(n, 1 << 24);
@@ -47,7 +47,7 @@ vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **
     d->vectors = malloc((size_t)(n * n_cols) * sizeof *d->vectors);
     d->buckets = malloc((size_t)d->n_buckets * sizeof *d->buckets);
     if (!d->entries || !d->vectors || !d->buckets) {
-        run_dedup_destroy(d);
+        vnp_run_dedup_destroy(d);
         return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "dedup: %lld bytes", (long long)n_bytes);
     }
     for (int32_t i = 0; i < d->n_buckets; i++) d->buckets[i] = -1;
@@ -57,7 +57,7 @@ vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols, struct run_dedup **
     return VNP_OK;
 }
 
-void run_dedup_destroy(struct run_dedup *d) {
+void vnp_run_dedup_destroy(struct run_dedup *d) {
     if (!d) return;
     for (int32_t i = 0; d->entries && i < d->n_entries; i++) free(d->entries[i].tokens);
     free(d->entries);
@@ -164,7 +164,7 @@ static enum run_dedup_found find(struct run_dedup *d, struct run_item *it, struc
     return RUN_DEDUP_READY;
 }
 
-enum run_dedup_found run_dedup_find(struct run_dedup *d, struct run_item *it) {
+enum run_dedup_found vnp_run_dedup_find(struct run_dedup *d, struct run_item *it) {
     it->dedup = -1;
     it->next_waiter = NULL;
     if (!d || it->n_tokens > MAX_TOKENS || it->n_rows != 1) return RUN_DEDUP_NEW;
@@ -175,7 +175,7 @@ enum run_dedup_found run_dedup_find(struct run_dedup *d, struct run_item *it) {
     return found;
 }
 
-struct run_item *run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec) {
+struct run_item *vnp_run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec) {
     if (!d || it->dedup < 0) return NULL;
     pthread_mutex_lock(&d->lock);
     struct entry *e = &d->entries[it->dedup];

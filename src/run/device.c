@@ -66,11 +66,11 @@ static vnp_status open_worker(struct driver *v) {
 /* Opens again with growing pauses and probes; false when the device does not come back. */
 static bool reopen_worker(struct driver *v, int enc) {
     double pause = 0.05;
-    for (int i = 0; i < MAX_OPEN_TRIES && !run_engine_is_ending(v->e); i++) {
+    for (int i = 0; i < MAX_OPEN_TRIES && !vnp_run_engine_is_ending(v->e); i++) {
         vnp_status status = open_worker(v);
         if (status == VNP_OK) status = probe(v, enc);
         if (status == VNP_OK) return true;
-        run_engine_incident(v->e, v->dev->name, "restart failed", vnp_error_last()->text);
+        vnp_run_engine_incident(v->e, v->dev->name, "restart failed", vnp_error_last()->text);
         close_worker(v);
         nap(pause);
         pause *= 4;
@@ -83,34 +83,34 @@ static bool split(struct driver *v, struct run_pack *p, int n_faults) {
     struct run_dispatch *d = &v->e->dispatch;
     int64_t n = p->view.n_seqs, half = n / 2;
     int64_t mid = p->cu[half];
-    struct run_pack *a = run_pack_create(mid, half);
-    struct run_pack *b = run_pack_create(p->view.n_tokens - mid, n - half);
+    struct run_pack *a = vnp_run_pack_create(mid, half);
+    struct run_pack *b = vnp_run_pack_create(p->view.n_tokens - mid, n - half);
     if (!a || !b) {
-        if (a) run_dispatch_unget(d, a);
-        if (b) run_dispatch_unget(d, b);
+        if (a) vnp_run_dispatch_unget(d, a);
+        if (b) vnp_run_dispatch_unget(d, b);
         return false;
     }
-    run_pack_fill(a, p->enc, p->items, half);
-    run_pack_fill(b, p->enc, p->items + half, n - half);
+    vnp_run_pack_fill(a, p->enc, p->items, half);
+    vnp_run_pack_fill(b, p->enc, p->items + half, n - half);
     a->n_faults = b->n_faults = n_faults;
-    run_dispatch_push(d, b, true);
-    run_dispatch_push(d, a, true);
-    run_dispatch_release(d, p);
+    vnp_run_dispatch_push(d, b, true);
+    vnp_run_dispatch_push(d, a, true);
+    vnp_run_dispatch_release(d, p);
     return true;
 }
 
 static void fail_items(struct driver *v, struct run_pack *p, const char *reason) {
     for (int64_t i = 0; i < p->view.n_seqs; i++)
-        run_engine_item_done(v->e, p->items[i], NULL, reason);
-    run_dispatch_release(&v->e->dispatch, p);
+        vnp_run_engine_item_done(v->e, p->items[i], NULL, reason);
+    vnp_run_dispatch_release(&v->e->dispatch, p);
 }
 
 /* The pack is to blame, in the light of a status. */
 static void judge_pack(struct driver *v, struct run_pack *p, vnp_status status, const char *text) {
     bool is_too_big = (status == VNP_DEVICE_NOMEM || status == VNP_NOMEM) && p->view.n_seqs > 1;
     if (!is_too_big && ++p->n_faults < BLAMED_TWICE) {
-        run_dispatch_push(&v->e->dispatch, p, true);
-        run_dispatch_release(&v->e->dispatch, NULL);
+        vnp_run_dispatch_push(&v->e->dispatch, p, true);
+        vnp_run_dispatch_release(&v->e->dispatch, NULL);
         return;
     }
     if (is_too_big) {
@@ -124,8 +124,8 @@ static void judge_pack(struct driver *v, struct run_pack *p, vnp_status status, 
 /* Gives back everything that is in flight beside the guilty pack. */
 static void requeue_in_flight(struct driver *v) {
     for (int i = v->n_in_flight - 1; i >= 0; i--) {
-        run_dispatch_push(&v->e->dispatch, v->packs[(v->first + i) % v->n_slots], true);
-        run_dispatch_release(&v->e->dispatch, NULL);
+        vnp_run_dispatch_push(&v->e->dispatch, v->packs[(v->first + i) % v->n_slots], true);
+        vnp_run_dispatch_release(&v->e->dispatch, NULL);
     }
     v->n_in_flight = 0;
 }
@@ -135,7 +135,7 @@ static bool handle_fault(struct driver *v, struct run_pack *p, vnp_status status
     char text[256];
     snprintf(text, sizeof text, "%.200s", vnp_error_last()->text);
     atomic_fetch_add(&v->dev->n_faults, 1);
-    run_engine_incident(v->e, v->dev->name, vnp_status_text(status), text);
+    vnp_run_engine_incident(v->e, v->dev->name, vnp_status_text(status), text);
     if (v->n_in_flight == 0) v->dev->busy_s += vnp_now_s() - v->t_busy;
     requeue_in_flight(v);
     close_worker(v);
@@ -143,8 +143,8 @@ static bool handle_fault(struct driver *v, struct run_pack *p, vnp_status status
         judge_pack(v, p, status, text);
         return true;
     }
-    run_dispatch_push(&v->e->dispatch, p, true); /* not its fault */
-    run_dispatch_release(&v->e->dispatch, NULL);
+    vnp_run_dispatch_push(&v->e->dispatch, p, true); /* not its fault */
+    vnp_run_dispatch_release(&v->e->dispatch, NULL);
     return false;
 }
 
@@ -164,7 +164,7 @@ static void deliver(struct driver *v, struct run_pack *p, const float *out) {
     int64_t n_cols = v->e->n_cols[p->enc], row = 0;
     for (int64_t i = 0; i < p->view.n_seqs; i++) {
         int64_t n_rows = p->items[i]->n_rows; /* the item may be gone after item_done */
-        run_engine_item_done(v->e, p->items[i], out + row * n_cols, NULL);
+        vnp_run_engine_item_done(v->e, p->items[i], out + row * n_cols, NULL);
         row += n_rows;
     }
     atomic_fetch_add(&v->dev->n_packs, 1);
@@ -174,7 +174,7 @@ static void deliver(struct driver *v, struct run_pack *p, const float *out) {
         v->dev->budget_tokens = VNP_MIN(v->e->budget_tokens, v->dev->budget_tokens * 9 / 8 + 1);
         v->n_since_nomem = 0;
     }
-    run_dispatch_release(&v->e->dispatch, p);
+    vnp_run_dispatch_release(&v->e->dispatch, p);
 }
 
 /* Waits for the oldest pack in flight. */
@@ -212,7 +212,7 @@ static bool drive(struct driver *v) {
         if (v->n_in_flight < v->n_slots) {
             double t = vnp_now_s();
             bool is_waiting = v->n_in_flight == 0;
-            got = run_dispatch_pop(&v->e->dispatch, is_waiting, &p);
+            got = vnp_run_dispatch_pop(&v->e->dispatch, is_waiting, &p);
             if (is_waiting) v->dev->wait_s += vnp_now_s() - t;
         }
         if (got == RUN_POP_OK) {
@@ -224,33 +224,33 @@ static bool drive(struct driver *v) {
     }
 }
 
-void *run_device_main(void *device) {
+void *vnp_run_device_main(void *device) {
     struct run_device *dev = device;
     struct driver v = {.e = dev->engine, .dev = dev};
     vnp_status status = open_worker(&v);
     if (status == VNP_DEVICE || status == VNP_DEVICE_NOMEM) { /* once more, in a while */
-        run_engine_incident(v.e, dev->name, "start failed", vnp_error_last()->text);
+        vnp_run_engine_incident(v.e, dev->name, "start failed", vnp_error_last()->text);
         if (reopen_worker(&v, v.e->uses[ENC_DNA] ? ENC_DNA : ENC_PROTEIN)) status = VNP_OK;
     }
     bool is_whole = status == VNP_OK && drive(&v);
-    if (!is_whole && !run_engine_is_ending(v.e)) {
+    if (!is_whole && !vnp_run_engine_is_ending(v.e)) {
         dev->is_dropped = true;
         bool is_model = status != VNP_OK && vnp_error_last()->origin != VNP_FROM_DEVICE &&
                         status != VNP_DEVICE && status != VNP_DEVICE_NOMEM;
-        run_engine_incident(v.e, dev->name, "dropped", vnp_error_last()->text);
-        bool has_more = run_dispatch_drop(&v.e->dispatch);
+        vnp_run_engine_incident(v.e, dev->name, "dropped", vnp_error_last()->text);
+        bool has_more = vnp_run_dispatch_drop(&v.e->dispatch);
         if (is_model) {
-            run_engine_fail(v.e, status);
+            vnp_run_engine_fail(v.e, status);
         } else if (!has_more) {
             char last[512];
             snprintf(last, sizeof last, "%.500s", vnp_error_last()->text);
             vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "no device is left; the last one said: %s", last);
             vnp_error_hint("repeat the command to go on from what is finished");
-            run_engine_fail(v.e, VNP_DEVICE);
+            vnp_run_engine_fail(v.e, VNP_DEVICE);
         }
     }
     close_worker(&v);
     struct run_stage s = {.busy_s = dev->busy_s, .wait_in_s = dev->wait_s};
-    run_thread_ends(v.e, STAGE_DEVICE, &s);
+    vnp_run_thread_ends(v.e, STAGE_DEVICE, &s);
     return NULL;
 }

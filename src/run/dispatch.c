@@ -15,7 +15,7 @@ static void pack_free(struct run_pack *p) {
     free(p);
 }
 
-struct run_pack *run_pack_create(int64_t cap_tokens, int64_t cap_seqs) {
+struct run_pack *vnp_run_pack_create(int64_t cap_tokens, int64_t cap_seqs) {
     struct run_pack *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     p->is_extra = true;
@@ -29,7 +29,7 @@ struct run_pack *run_pack_create(int64_t cap_tokens, int64_t cap_seqs) {
     return NULL;
 }
 
-void run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n) {
+void vnp_run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n) {
     int64_t n_tokens = 0, max_len = 0;
     p->cu[0] = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -49,16 +49,16 @@ void run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, i
                                 .cu_seqlens = p->cu};
 }
 
-vnp_status run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
-                             int64_t cap_seqs) {
+vnp_status vnp_run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
+                                 int64_t cap_seqs) {
     *d = (struct run_dispatch){.cap_tokens = cap_tokens};
     pthread_mutex_init(&d->lock, NULL);
-    run_cond_init(&d->has_pack);
-    run_cond_init(&d->has_room);
+    vnp_run_cond_init(&d->has_pack);
+    vnp_run_cond_init(&d->has_room);
     for (int64_t i = 0; i < n_packs; i++) {
-        struct run_pack *p = run_pack_create(cap_tokens, cap_seqs);
+        struct run_pack *p = vnp_run_pack_create(cap_tokens, cap_seqs);
         if (!p) {
-            run_dispatch_fini(d);
+            vnp_run_dispatch_fini(d);
             return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "packs of %lld tokens",
                             (long long)cap_tokens);
         }
@@ -69,7 +69,7 @@ vnp_status run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t ca
     return VNP_OK;
 }
 
-void run_dispatch_fini(struct run_dispatch *d) {
+void vnp_run_dispatch_fini(struct run_dispatch *d) {
     struct run_pack *const lists[] = {d->head, d->free_packs};
     for (size_t i = 0; i < VNP_COUNT(lists); i++)
         for (struct run_pack *p = lists[i], *next; p; p = next) {
@@ -81,7 +81,7 @@ void run_dispatch_fini(struct run_dispatch *d) {
     pthread_mutex_destroy(&d->lock);
 }
 
-struct run_pack *run_dispatch_pack_get(struct run_dispatch *d, double *wait_s) {
+struct run_pack *vnp_run_dispatch_pack_get(struct run_dispatch *d, double *wait_s) {
     pthread_mutex_lock(&d->lock);
     if (!d->free_packs && !d->is_aborted) {
         double t = vnp_now_s();
@@ -104,13 +104,13 @@ static void give(struct run_dispatch *d, struct run_pack *p) {
     pthread_cond_signal(&d->has_room);
 }
 
-void run_dispatch_unget(struct run_dispatch *d, struct run_pack *p) {
+void vnp_run_dispatch_unget(struct run_dispatch *d, struct run_pack *p) {
     pthread_mutex_lock(&d->lock);
     give(d, p);
     pthread_mutex_unlock(&d->lock);
 }
 
-void run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry) {
+void vnp_run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry) {
     pthread_mutex_lock(&d->lock);
     p->next = NULL;
     if (is_retry) {
@@ -129,7 +129,7 @@ void run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry
     pthread_mutex_unlock(&d->lock);
 }
 
-enum run_pop run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out) {
+enum run_pop vnp_run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out) {
     enum run_pop result = RUN_POP_END;
     pthread_mutex_lock(&d->lock);
     d->n_idle++;
@@ -150,7 +150,7 @@ enum run_pop run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct ru
     return result;
 }
 
-void run_dispatch_release(struct run_dispatch *d, struct run_pack *p) {
+void vnp_run_dispatch_release(struct run_dispatch *d, struct run_pack *p) {
     pthread_mutex_lock(&d->lock);
     d->n_in_flight--;
     if (p) give(d, p);
@@ -158,21 +158,21 @@ void run_dispatch_release(struct run_dispatch *d, struct run_pack *p) {
     pthread_mutex_unlock(&d->lock);
 }
 
-bool run_dispatch_drop(struct run_dispatch *d) {
+bool vnp_run_dispatch_drop(struct run_dispatch *d) {
     pthread_mutex_lock(&d->lock);
     bool has_more = --d->n_alive > 0;
     pthread_mutex_unlock(&d->lock);
     return has_more;
 }
 
-void run_dispatch_close(struct run_dispatch *d) {
+void vnp_run_dispatch_close(struct run_dispatch *d) {
     pthread_mutex_lock(&d->lock);
     d->is_closed = true;
     pthread_cond_broadcast(&d->has_pack);
     pthread_mutex_unlock(&d->lock);
 }
 
-void run_dispatch_abort(struct run_dispatch *d) {
+void vnp_run_dispatch_abort(struct run_dispatch *d) {
     pthread_mutex_lock(&d->lock);
     d->is_aborted = true;
     pthread_cond_broadcast(&d->has_pack);

@@ -26,10 +26,10 @@ static vnp_status plan(struct run_setup *s) {
     e->is_rows_kept = true;
     e->block_windows = opt->block_windows > 0 ? opt->block_windows : BLOCK_RECORDS;
     e->block_bases = opt->pool == VNP_POOL_NONE ? BLOCK_RESIDUES_UNPOOLED : BLOCK_RESIDUES;
-    run_setup_fact(s, "command", "embed");
-    run_setup_fact(s, "pooling", "%s", pools[opt->pool]);
-    run_setup_fact(s, "layer", "%lld", (long long)opt->layer);
-    return run_setup_digest(s, "model", opt->embed_model);
+    vnp_run_setup_fact(s, "command", "embed");
+    vnp_run_setup_fact(s, "pooling", "%s", pools[opt->pool]);
+    vnp_run_setup_fact(s, "layer", "%lld", (long long)opt->layer);
+    return vnp_run_setup_digest(s, "model", opt->embed_model);
 }
 
 static vnp_status compute(struct run_setup *s) {
@@ -41,7 +41,7 @@ static vnp_status compute(struct run_setup *s) {
         VNP_TRY(vnp_bpe_load(json, n, "tokenizer.json", &bpe));
     }
     s->e.bpe = bpe;
-    vnp_status status = run_setup_compute(s);
+    vnp_status status = vnp_run_setup_compute(s);
     vnp_bpe_destroy(bpe);
     return status;
 }
@@ -59,24 +59,24 @@ static vnp_status embed(struct run_setup *s, struct vnp_run_counts *counts) {
     const struct vnp_checkpoint *checkpoints[N_ENC] = {NULL, NULL};
     checkpoints[kind == VNP_MODEL_DNABERT ? ENC_DNA : ENC_PROTEIN] = opt->embed_model;
     struct vnp_encoder_want want = {.layer = opt->layer, .pool = opt->pool};
-    VNP_TRY(run_setup_workers(s, checkpoints, &want));
+    VNP_TRY(vnp_run_setup_workers(s, checkpoints, &want));
     VNP_TRY(plan(s));
     snprintf(s->path_db, sizeof s->path_db, "%s.run.db", opt->out);
     snprintf(s->path_data, sizeof s->path_data, "%s.run.vectors", opt->out);
     snprintf(s->e.path_status, sizeof s->e.path_status, "%s.run.status.json", opt->out);
     const char *const outputs[] = {opt->out};
-    VNP_TRY(run_setup_ledger(s, outputs, 1));
+    VNP_TRY(vnp_run_setup_ledger(s, outputs, 1));
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
     VNP_TRY(compute(s));
     if (!was_complete) {
-        VNP_TRY(run_export_embed(&s->e, counts));
+        VNP_TRY(vnp_run_export_embed(&s->e, counts));
         VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
         return vnp_ledger_data_remove(s->e.ledger);
     }
     struct stat st;
     counts->was_complete = true;
     VNP_TRY(vnp_ledger_data_remove(s->e.ledger)); /* a run that ended just before it did so */
-    if (stat(opt->out, &st) == 0) return run_export_tally(&s->e, counts);
+    if (stat(opt->out, &st) == 0) return vnp_run_export_tally(&s->e, counts);
     vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "the run is complete, but its output is gone");
     vnp_error_at(opt->out, -1, -1, NULL);
     vnp_error_hint("--force computes it again");
@@ -87,6 +87,6 @@ vnp_status vnp_run_embed(const struct vnp_run_options *opt, struct vnp_run_count
     struct run_setup s = {.opt = opt, .e = {.opt = opt}};
     memset(out, 0, sizeof *out);
     vnp_status status = embed(&s, out);
-    run_setup_fini(&s);
+    vnp_run_setup_fini(&s);
     return status;
 }

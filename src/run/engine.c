@@ -14,18 +14,18 @@ void vnp_run_request_stop(void) {
     atomic_store(&is_stop_requested, 1);
 }
 
-bool run_is_stop_requested(void) {
+bool vnp_run_is_stop_requested(void) {
     return atomic_load(&is_stop_requested) != 0;
 }
 
 static void end_stages(struct run_engine *e) {
-    run_queue_abort(&e->to_prep);
-    run_queue_abort(&e->free_blocks);
-    run_dispatch_abort(&e->dispatch);
+    vnp_run_queue_abort(&e->to_prep);
+    vnp_run_queue_abort(&e->free_blocks);
+    vnp_run_dispatch_abort(&e->dispatch);
     pthread_cond_broadcast(&e->changed);
 }
 
-void run_engine_fail(struct run_engine *e, vnp_status status) {
+void vnp_run_engine_fail(struct run_engine *e, vnp_status status) {
     pthread_mutex_lock(&e->lock);
     if (!e->has_failed) {
         e->has_failed = true;
@@ -36,15 +36,15 @@ void run_engine_fail(struct run_engine *e, vnp_status status) {
     end_stages(e);
 }
 
-bool run_engine_is_ending(struct run_engine *e) {
+bool vnp_run_engine_is_ending(struct run_engine *e) {
     pthread_mutex_lock(&e->lock);
     bool is = e->has_failed || e->is_stopping;
     pthread_mutex_unlock(&e->lock);
     return is;
 }
 
-void run_engine_incident(struct run_engine *e, const char *device, const char *kind,
-                         const char *text) {
+void vnp_run_engine_incident(struct run_engine *e, const char *device, const char *kind,
+                             const char *text) {
     atomic_fetch_add(&e->n_incidents, 1);
     vnp_log(VNP_LOG_WARN, "run", "%s: %s: %s", device, kind, text);
     if (vnp_ledger_incident_put(e->ledger, device, kind, text) != VNP_OK)
@@ -52,27 +52,27 @@ void run_engine_incident(struct run_engine *e, const char *device, const char *k
                 vnp_error_last()->text);
 }
 
-void run_engine_block_release(struct run_engine *e, struct run_block *b) {
+void vnp_run_engine_block_release(struct run_engine *e, struct run_block *b) {
     if (atomic_fetch_sub(&b->n_pending, 1) != 1) return;
-    run_queue_push(&e->to_finish, b, NULL);
+    vnp_run_queue_push(&e->to_finish, b, NULL);
 }
 
-void run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
-                          const char *reason) {
+void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
+                              const char *reason) {
     int64_t n_cols = e->n_cols[it->enc];
-    struct run_item *waiters = run_dedup_done(e->dedup[it->enc], it, vec);
+    struct run_item *waiters = vnp_run_dedup_done(e->dedup[it->enc], it, vec);
     it->next_waiter = waiters;
     while (it) {
         struct run_item *next = it->next_waiter; /* the block may be used anew once released */
         for (int64_t r = 0; vec && r < it->n_rows; r++)
             memcpy(it->out + r * e->n_row_cols, vec + r * n_cols, (size_t)n_cols * sizeof(float));
-        if (!vec) run_block_frame_fail(it->block, it->frame, reason);
-        run_engine_block_release(e, it->block);
+        if (!vec) vnp_run_block_frame_fail(it->block, it->frame, reason);
+        vnp_run_engine_block_release(e, it->block);
         it = next;
     }
 }
 
-void run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s) {
+void vnp_run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s) {
     pthread_mutex_lock(&e->lock);
     e->stages[stage].busy_s += s->busy_s;
     e->stages[stage].wait_in_s += s->wait_in_s;
@@ -87,14 +87,14 @@ static vnp_status create_parts(struct run_engine *e) {
     e->blocks = calloc((size_t)e->n_blocks, sizeof *e->blocks);
     e->in_order = calloc((size_t)e->n_blocks, sizeof(struct run_block *));
     if (!e->blocks || !e->in_order) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "blocks");
-    VNP_TRY(run_queue_init(&e->free_blocks, (size_t)e->n_blocks));
-    VNP_TRY(run_queue_init(&e->to_prep, (size_t)e->n_blocks));
-    VNP_TRY(run_queue_init(&e->to_finish, (size_t)e->n_blocks));
+    VNP_TRY(vnp_run_queue_init(&e->free_blocks, (size_t)e->n_blocks));
+    VNP_TRY(vnp_run_queue_init(&e->to_prep, (size_t)e->n_blocks));
+    VNP_TRY(vnp_run_queue_init(&e->to_finish, (size_t)e->n_blocks));
     for (int i = 0; i < e->n_blocks; i++) {
-        VNP_TRY(run_block_init(&e->blocks[i]));
-        run_queue_push(&e->free_blocks, &e->blocks[i], NULL);
+        VNP_TRY(vnp_run_block_init(&e->blocks[i]));
+        vnp_run_queue_push(&e->free_blocks, &e->blocks[i], NULL);
     }
-    VNP_TRY(run_dispatch_init(&e->dispatch, n_packs, e->budget_tokens, e->max_seqs));
+    VNP_TRY(vnp_run_dispatch_init(&e->dispatch, n_packs, e->budget_tokens, e->max_seqs));
     int64_t dedup_bytes = e->opt->dedup_bytes ? e->opt->dedup_bytes : (int64_t)384 << 20;
     int64_t n_cols_all = 0;
     for (int enc = 0; enc < N_ENC; enc++) n_cols_all += e->uses[enc] ? e->n_cols[enc] : 0;
@@ -104,8 +104,8 @@ static vnp_status create_parts(struct run_engine *e) {
                                          .max_seqs = e->max_seqs};
         VNP_TRY(vnp_packer_create(&opt, &e->packers[enc]));
         if (dedup_bytes > 0)
-            VNP_TRY(run_dedup_create(dedup_bytes / n_cols_all * e->n_cols[enc], e->n_cols[enc],
-                                     &e->dedup[enc]));
+            VNP_TRY(vnp_run_dedup_create(dedup_bytes / n_cols_all * e->n_cols[enc], e->n_cols[enc],
+                                         &e->dedup[enc]));
     }
     return VNP_OK;
 }
@@ -113,15 +113,15 @@ static vnp_status create_parts(struct run_engine *e) {
 static void destroy_parts(struct run_engine *e) {
     for (int enc = 0; enc < N_ENC; enc++) {
         vnp_packer_destroy(e->packers[enc]);
-        run_dedup_destroy(e->dedup[enc]);
+        vnp_run_dedup_destroy(e->dedup[enc]);
         e->packers[enc] = NULL;
         e->dedup[enc] = NULL;
     }
-    run_dispatch_fini(&e->dispatch);
-    run_queue_fini(&e->free_blocks);
-    run_queue_fini(&e->to_prep);
-    run_queue_fini(&e->to_finish);
-    for (int i = 0; e->blocks && i < e->n_blocks; i++) run_block_fini(&e->blocks[i]);
+    vnp_run_dispatch_fini(&e->dispatch);
+    vnp_run_queue_fini(&e->free_blocks);
+    vnp_run_queue_fini(&e->to_prep);
+    vnp_run_queue_fini(&e->to_finish);
+    for (int i = 0; e->blocks && i < e->n_blocks; i++) vnp_run_block_fini(&e->blocks[i]);
     free(e->blocks);
     free(e->in_order);
     e->blocks = NULL;
@@ -159,25 +159,25 @@ static bool start(struct run_engine *e, pthread_t *t, void *(*fn)(void *), void 
     e->n_running--;
     pthread_mutex_unlock(&e->lock);
     vnp_fail_errno(VNP_NOMEM, VNP_FROM_NONE, err, "starting a thread");
-    run_engine_fail(e, VNP_NOMEM);
+    vnp_run_engine_fail(e, VNP_NOMEM);
     return false;
 }
 
 static void start_team(struct run_engine *e, struct team *t) {
     e->n_prep_running = e->n_prep;
-    t->has_finish = start(e, &t->finish, run_finish_main, e);
+    t->has_finish = start(e, &t->finish, vnp_run_finish_main, e);
     for (int i = 0; i < e->n_devices && !e->has_failed; i++) {
         e->devices[i].engine = e;
         e->devices[i].budget_tokens = e->budget_tokens;
-        if (!start(e, &e->devices[i].thread, run_device_main, &e->devices[i])) break;
+        if (!start(e, &e->devices[i].thread, vnp_run_device_main, &e->devices[i])) break;
         t->n_devices++;
     }
-    t->has_pack = start(e, &t->pack, run_pack_main, e);
+    t->has_pack = start(e, &t->pack, vnp_run_pack_main, e);
     for (int i = 0; i < e->n_prep; i++) {
-        if (!start(e, &t->prep[i], run_prep_main, e)) break;
+        if (!start(e, &t->prep[i], vnp_run_prep_main, e)) break;
         t->n_prep++;
     }
-    t->has_feed = start(e, &t->feed, run_feed_main, e);
+    t->has_feed = start(e, &t->feed, vnp_run_feed_main, e);
 }
 
 /* Until every thread but the finishing one has ended. */
@@ -186,8 +186,8 @@ static void watch(struct run_engine *e, const struct team *t) {
     int n_left = t->has_finish;
     pthread_mutex_lock(&e->lock);
     while (e->n_running > n_left) {
-        run_cond_wait_s(&e->changed, &e->lock, 0.1);
-        bool must_stop = run_is_stop_requested() && !e->is_stopping;
+        vnp_run_cond_wait_s(&e->changed, &e->lock, 0.1);
+        bool must_stop = vnp_run_is_stop_requested() && !e->is_stopping;
         if (must_stop) e->is_stopping = true;
         pthread_mutex_unlock(&e->lock);
         if (must_stop) end_stages(e);
@@ -206,14 +206,14 @@ static void join_team(struct run_engine *e, struct team *t) {
     for (int i = 0; i < t->n_prep; i++) pthread_join(t->prep[i], NULL);
     if (t->has_pack) pthread_join(t->pack, NULL);
     for (int i = 0; i < t->n_devices; i++) pthread_join(e->devices[i].thread, NULL);
-    run_queue_close(&e->to_finish); /* what is complete is still written */
+    vnp_run_queue_close(&e->to_finish); /* what is complete is still written */
     if (t->has_finish) pthread_join(t->finish, NULL);
 }
 
-vnp_status run_engine_run(struct run_engine *e) {
+vnp_status vnp_run_engine_run(struct run_engine *e) {
     struct team t = {0};
     pthread_mutex_init(&e->lock, NULL);
-    run_cond_init(&e->changed);
+    vnp_run_cond_init(&e->changed);
     e->t_start = vnp_now_s();
     e->n_prep = VNP_MAX(1, VNP_MIN((int)VNP_COUNT(t.prep), e->n_prep));
     report(e, "loading");

@@ -37,19 +37,19 @@ struct run_queue {
     bool is_closed;  /* no more pushes; pops drain */
     bool is_aborted; /* pushes and pops fail at once */
 };
-vnp_status run_queue_init(struct run_queue *q, size_t cap) VNP_WARN_UNUSED;
-void run_queue_fini(struct run_queue *q);
+vnp_status vnp_run_queue_init(struct run_queue *q, size_t cap) VNP_WARN_UNUSED;
+void vnp_run_queue_fini(struct run_queue *q);
 /* false when aborted or closed. Waiting time is added to *wait_s (may be NULL). */
-bool run_queue_push(struct run_queue *q, void *p, double *wait_s);
+bool vnp_run_queue_push(struct run_queue *q, void *p, double *wait_s);
 enum run_pop { RUN_POP_OK, RUN_POP_TIMEOUT, RUN_POP_END };
 /* timeout_s < 0 waits for ever. */
-enum run_pop run_queue_pop(struct run_queue *q, double timeout_s, void **out, double *wait_s);
-void run_queue_close(struct run_queue *q);
-void run_queue_abort(struct run_queue *q);
-size_t run_queue_count(struct run_queue *q);
-/* Waits on c until now + timeout_s. The condition must use CLOCK_MONOTONIC (run_cond_init). */
-void run_cond_init(pthread_cond_t *c);
-void run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s);
+enum run_pop vnp_run_queue_pop(struct run_queue *q, double timeout_s, void **out, double *wait_s);
+void vnp_run_queue_close(struct run_queue *q);
+void vnp_run_queue_abort(struct run_queue *q);
+size_t vnp_run_queue_count(struct run_queue *q);
+/* Waits on c until now + timeout_s. The condition must use CLOCK_MONOTONIC (vnp_run_cond_init). */
+void vnp_run_cond_init(pthread_cond_t *c);
+void vnp_run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s);
 
 /* ---- block.c -----------------------------------------------------------------------------------
  */
@@ -92,9 +92,9 @@ struct run_buffer {
     void *data;
     size_t n_bytes, cap_bytes;
 };
-vnp_status run_buffer_reserve(struct run_buffer *b, size_t n_bytes) VNP_WARN_UNUSED;
-vnp_status run_buffer_append(struct run_buffer *b, const void *data, size_t n) VNP_WARN_UNUSED;
-void run_buffer_fini(struct run_buffer *b);
+vnp_status vnp_run_buffer_reserve(struct run_buffer *b, size_t n_bytes) VNP_WARN_UNUSED;
+vnp_status vnp_run_buffer_append(struct run_buffer *b, const void *data, size_t n) VNP_WARN_UNUSED;
+void vnp_run_buffer_fini(struct run_buffer *b);
 
 struct run_block {
     int64_t idx;    /* among all blocks of the input */
@@ -111,12 +111,12 @@ struct run_block {
     char *reasons[8];     /* texts of failures in this block */
     int n_reasons;
 };
-vnp_status run_block_init(struct run_block *b) VNP_WARN_UNUSED;
-void run_block_fini(struct run_block *b);
-void run_block_clear(struct run_block *b);
-void run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason);
+vnp_status vnp_run_block_init(struct run_block *b) VNP_WARN_UNUSED;
+void vnp_run_block_fini(struct run_block *b);
+void vnp_run_block_clear(struct run_block *b);
+void vnp_run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason);
 /* Hash of ids, lengths and bases: what a resumed run compares. */
-struct vnp_hash128 run_block_content(const struct run_block *b);
+struct vnp_hash128 vnp_run_block_content(const struct run_block *b);
 
 /* ---- dedup.c -----------------------------------------------------------------------------------
  */
@@ -124,17 +124,17 @@ struct vnp_hash128 run_block_content(const struct run_block *b);
 /* Bounded memory of sequences and their vectors, one an encoder. Entries on their way cannot be
  * evicted; finished ones leave least recently used first. */
 struct run_dedup;
-vnp_status run_dedup_create(int64_t n_bytes, int64_t n_cols,
-                            struct run_dedup **out) VNP_WARN_UNUSED;
-void run_dedup_destroy(struct run_dedup *d);
+vnp_status vnp_run_dedup_create(int64_t n_bytes, int64_t n_cols,
+                                struct run_dedup **out) VNP_WARN_UNUSED;
+void vnp_run_dedup_destroy(struct run_dedup *d);
 enum run_dedup_found {
     RUN_DEDUP_NEW,   /* encode it (it->dedup is set when others may wait for it) */
     RUN_DEDUP_READY, /* it->out is filled */
-    RUN_DEDUP_WAITS, /* it will be given back by run_dedup_done of another item */
+    RUN_DEDUP_WAITS, /* it will be given back by vnp_run_dedup_done of another item */
 };
-enum run_dedup_found run_dedup_find(struct run_dedup *d, struct run_item *it);
+enum run_dedup_found vnp_run_dedup_find(struct run_dedup *d, struct run_item *it);
 /* The item's vector (NULL: it failed). Returns the chain of items that waited for it. */
-struct run_item *run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec);
+struct run_item *vnp_run_dedup_done(struct run_dedup *d, struct run_item *it, const float *vec);
 
 /* ---- dispatch.c: packs and the devices that pull them
  * -------------------------------------------- */
@@ -244,45 +244,45 @@ struct run_engine {
 
 /* Runs all stages to the end of the input. Everything durable is committed when it returns;
  * CANCELED after a stop request. The plan part of e is the caller's. */
-vnp_status run_engine_run(struct run_engine *e) VNP_WARN_UNUSED;
+vnp_status vnp_run_engine_run(struct run_engine *e) VNP_WARN_UNUSED;
 /* Records this thread's last error as the engine's and stops every stage. */
-void run_engine_fail(struct run_engine *e, vnp_status status);
-bool run_engine_is_ending(struct run_engine *e);
+void vnp_run_engine_fail(struct run_engine *e, vnp_status status);
+bool vnp_run_engine_is_ending(struct run_engine *e);
 /* A vector has arrived (vec, [n_rows][n_cols]) or never will (vec NULL, reason). */
-void run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
-                          const char *reason);
-void run_engine_block_release(struct run_engine *e, struct run_block *b); /* one pending less */
-void run_engine_incident(struct run_engine *e, const char *device, const char *kind,
-                         const char *text);
-bool run_is_stop_requested(void);
+void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
+                              const char *reason);
+void vnp_run_engine_block_release(struct run_engine *e, struct run_block *b); /* one pending less */
+void vnp_run_engine_incident(struct run_engine *e, const char *device, const char *kind,
+                             const char *text);
+bool vnp_run_is_stop_requested(void);
 
 /* thread mains, each in its file */
-void *run_feed_main(void *engine);
-void *run_prep_main(void *engine);
-void *run_pack_main(void *engine);
-void *run_device_main(void *device);
-void *run_finish_main(void *engine);
-void run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s);
+void *vnp_run_feed_main(void *engine);
+void *vnp_run_prep_main(void *engine);
+void *vnp_run_pack_main(void *engine);
+void *vnp_run_device_main(void *device);
+void *vnp_run_finish_main(void *engine);
+void vnp_run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s);
 
 /* dispatch.c */
-vnp_status run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
-                             int64_t cap_seqs) VNP_WARN_UNUSED;
-void run_dispatch_fini(struct run_dispatch *d);
+vnp_status vnp_run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
+                                 int64_t cap_seqs) VNP_WARN_UNUSED;
+void vnp_run_dispatch_fini(struct run_dispatch *d);
 /* A free pack; NULL when aborted. Waits while too many packs wait for devices. */
-struct run_pack *run_dispatch_pack_get(struct run_dispatch *d, double *wait_s);
-void run_dispatch_unget(struct run_dispatch *d, struct run_pack *p); /* it was not needed */
+struct run_pack *vnp_run_dispatch_pack_get(struct run_dispatch *d, double *wait_s);
+void vnp_run_dispatch_unget(struct run_dispatch *d, struct run_pack *p); /* it was not needed */
 /* A pack of its own for long sequences and halves. */
-struct run_pack *run_pack_create(int64_t cap_tokens, int64_t cap_seqs);
-void run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n);
-void run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry);
+struct run_pack *vnp_run_pack_create(int64_t cap_tokens, int64_t cap_seqs);
+void vnp_run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n);
+void vnp_run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry);
 /* The next pack for a device. END: no pack will ever come; TIMEOUT: none now (is_waiting false). */
-enum run_pop run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out);
+enum run_pop vnp_run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out);
 /* A popped pack is finished with: delivered, or split into others that were pushed. */
-void run_dispatch_release(struct run_dispatch *d, struct run_pack *p);
+void vnp_run_dispatch_release(struct run_dispatch *d, struct run_pack *p);
 /* A device is given up; false when it was the last. */
-bool run_dispatch_drop(struct run_dispatch *d);
-void run_dispatch_close(struct run_dispatch *d);
-void run_dispatch_abort(struct run_dispatch *d);
+bool vnp_run_dispatch_drop(struct run_dispatch *d);
+void vnp_run_dispatch_close(struct run_dispatch *d);
+void vnp_run_dispatch_abort(struct run_dispatch *d);
 
 /* inproc.c: encoders in this process */
 struct run_inproc {
@@ -292,7 +292,7 @@ struct run_inproc {
     int64_t budget_tokens, max_seqs;
     struct vnp_encoder_want want;
 };
-extern const struct run_worker_ops run_inproc_ops;
+extern const struct run_worker_ops vnp_run_inproc_ops;
 
 /* setup.c: what predict and embed share */
 struct run_setup {
@@ -304,32 +304,36 @@ struct run_setup {
     struct run_inproc *workers;
     char path_db[4096], path_data[4096];
 };
-void run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) VNP_PRINTF(3, 4);
-vnp_status run_setup_digest(struct run_setup *s, const char *key,
-                            struct vnp_checkpoint *c) VNP_WARN_UNUSED;
+void vnp_run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...)
+    VNP_PRINTF(3, 4);
+vnp_status vnp_run_setup_digest(struct run_setup *s, const char *key,
+                                struct vnp_checkpoint *c) VNP_WARN_UNUSED;
 /* Checks inputs and devices, makes workers for the checkpoints (NULL: not used), the budget. */
-vnp_status run_setup_workers(struct run_setup *s, const struct vnp_checkpoint *const *checkpoints,
-                             const struct vnp_encoder_want *want) VNP_WARN_UNUSED;
+vnp_status vnp_run_setup_workers(struct run_setup *s,
+                                 const struct vnp_checkpoint *const *checkpoints,
+                                 const struct vnp_encoder_want *want) VNP_WARN_UNUSED;
 /* outputs: final names that may exist only together with their run database. */
-vnp_status run_setup_ledger(struct run_setup *s, const char *const *outputs,
-                            size_t n_outputs) VNP_WARN_UNUSED;
+vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs,
+                                size_t n_outputs) VNP_WARN_UNUSED;
 /* Computes what the ledger lacks, or checks that the input is the one it was made from. */
-vnp_status run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
-void run_setup_fini(struct run_setup *s);
+vnp_status vnp_run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
+void vnp_run_setup_fini(struct run_setup *s);
 
-vnp_status run_make_folder(const char *path) VNP_WARN_UNUSED;
-void run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
+vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
+void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
 
 /* export.c, summary.c */
 /* Where virus.fna gets its text from instead of the input: a record at a time, in input order. */
 typedef vnp_status run_text_fn(void *ctx, const struct vnp_ledger_record *r,
                                struct vnp_seq_record *out);
-vnp_status run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
-                              struct vnp_run_counts *counts) VNP_WARN_UNUSED;
-vnp_status run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+                                  struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status vnp_run_export_embed(struct run_engine *e,
+                                struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 /* Counts of the calls alone, without writing. */
-vnp_status run_export_tally(struct run_engine *e, struct vnp_run_counts *counts) VNP_WARN_UNUSED;
-vnp_status run_summary_write(struct run_setup *s, const char *path,
-                             const struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status vnp_run_export_tally(struct run_engine *e,
+                                struct vnp_run_counts *counts) VNP_WARN_UNUSED;
+vnp_status vnp_run_summary_write(struct run_setup *s, const char *path,
+                                 const struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 
 #endif

@@ -36,7 +36,7 @@ static void close_window(struct tally *t, float max1, float max2, bool has_score
 static vnp_status frame_row(struct export *x, const char *id, const struct vnp_ledger_frame *f) {
     if (!x->frames || f->reason) return VNP_OK;
     size_t n = strlen(id) + 64;
-    VNP_TRY(run_buffer_reserve(&x->id, n));
+    VNP_TRY(vnp_run_buffer_reserve(&x->id, n));
     snprintf(x->id.data, n, "%s_chunk_%lld%s", id, (long long)f->window + 1,
              vnp_frame_names[f->frame]);
     return vnp_out_frames_row(x->frames, x->id.data, f->score1, f->score2);
@@ -148,7 +148,8 @@ static vnp_status reread(struct export *x, struct vnp_seq_reader *reader) {
         bool has, is_virus;
         VNP_TRY(vnp_seq_reader_next(reader, &r, &has));
         if (!has) break;
-        if (run_is_stop_requested()) return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
+        if (vnp_run_is_stop_requested())
+            return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
         if (r.idx % n_shards != opt->shard_idx) continue;
         VNP_TRY(next_match(x, r.idx, r.len, &is_virus));
         if (is_virus) VNP_TRY(vnp_out_fasta(x->virus, r.header, r.seq, r.len, 60));
@@ -280,7 +281,7 @@ static vnp_status embed_id(struct rows *w, size_t *off) {
     w->n_left--;
     w->n_row++;
     *off = w->text.n_bytes;
-    return run_buffer_append(&w->text, r->id, strlen(r->id) + 1);
+    return vnp_run_buffer_append(&w->text, r->id, strlen(r->id) + 1);
 }
 
 static vnp_status frame_id(struct rows *w, size_t *off) {
@@ -295,7 +296,7 @@ static vnp_status frame_id(struct rows *w, size_t *off) {
     }
     size_t n = strlen(w->record.id) + 64;
     *off = w->text.n_bytes;
-    VNP_TRY(run_buffer_reserve(&w->text, *off + n));
+    VNP_TRY(vnp_run_buffer_reserve(&w->text, *off + n));
     char *id = (char *)w->text.data + *off;
     int len = snprintf(id, n, "%s_chunk_%lld%s", w->record.id, (long long)f.window + 1,
                        vnp_frame_names[f.frame]);
@@ -306,9 +307,9 @@ static vnp_status frame_id(struct rows *w, size_t *off) {
 
 static vnp_status take_rows(void *ctx, const float *rows, int64_t n_rows) {
     struct rows *w = ctx;
-    if (run_is_stop_requested()) return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
-    VNP_TRY(run_buffer_reserve(&w->offsets, (size_t)n_rows * sizeof(size_t)));
-    VNP_TRY(run_buffer_reserve(&w->pointers, (size_t)n_rows * sizeof(char *)));
+    if (vnp_run_is_stop_requested()) return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
+    VNP_TRY(vnp_run_buffer_reserve(&w->offsets, (size_t)n_rows * sizeof(size_t)));
+    VNP_TRY(vnp_run_buffer_reserve(&w->pointers, (size_t)n_rows * sizeof(char *)));
     size_t *off = w->offsets.data;
     const char **ids = w->pointers.data;
     w->text.n_bytes = 0;
@@ -336,14 +337,14 @@ static vnp_status export_rows(struct export *x, const char *path, const char *pa
     vnp_outfile_abort(w.ids_file);
     vnp_ledger_cursor_close(x->cursor);
     x->cursor = NULL;
-    run_buffer_fini(&w.text);
-    run_buffer_fini(&w.offsets);
-    run_buffer_fini(&w.pointers);
+    vnp_run_buffer_fini(&w.text);
+    vnp_run_buffer_fini(&w.offsets);
+    vnp_run_buffer_fini(&w.pointers);
     return status;
 }
 
-vnp_status run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
-                              struct vnp_run_counts *counts) {
+vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+                                  struct vnp_run_counts *counts) {
     struct export x = {.e = e, .counts = counts, .text = text, .text_ctx = text_ctx};
     char path[4096], path_ids[4096];
     vnp_status status = vnp_ledger_cursor_open(e->ledger, &x.cursor);
@@ -358,11 +359,11 @@ vnp_status run_export_predict(struct run_engine *e, run_text_fn *text, void *tex
         snprintf(path_ids, sizeof path_ids, "%s/embeddings.npy.ids.tsv", e->opt->out);
         status = export_rows(&x, path, path_ids);
     }
-    run_buffer_fini(&x.id);
+    vnp_run_buffer_fini(&x.id);
     return status == VNP_OK ? count_rest(e, counts) : status;
 }
 
-vnp_status run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) {
+vnp_status vnp_run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) {
     struct export x = {.e = e, .counts = counts};
     char path_ids[4096];
     snprintf(path_ids, sizeof path_ids, "%s.ids.tsv", e->opt->out);
@@ -370,11 +371,11 @@ vnp_status run_export_embed(struct run_engine *e, struct vnp_run_counts *counts)
     return count_rest(e, counts);
 }
 
-vnp_status run_export_tally(struct run_engine *e, struct vnp_run_counts *counts) {
+vnp_status vnp_run_export_tally(struct run_engine *e, struct vnp_run_counts *counts) {
     struct export x = {.e = e, .counts = counts};
     VNP_TRY(vnp_ledger_cursor_open(e->ledger, &x.cursor));
     vnp_status status = walk_records(&x);
     vnp_ledger_cursor_close(x.cursor);
-    run_buffer_fini(&x.id);
+    vnp_run_buffer_fini(&x.id);
     return status == VNP_OK ? count_rest(e, counts) : status;
 }

@@ -19,10 +19,10 @@ struct feed {
 static vnp_status block_open(struct feed *f) {
     if (f->block) return VNP_OK;
     void *b = NULL;
-    if (run_queue_pop(&f->e->free_blocks, -1, &b, &f->time.wait_out_s) != RUN_POP_OK)
+    if (vnp_run_queue_pop(&f->e->free_blocks, -1, &b, &f->time.wait_out_s) != RUN_POP_OK)
         return VNP_CANCELED;
     f->block = b;
-    run_block_clear(f->block);
+    vnp_run_block_clear(f->block);
     f->block->idx = f->n_blocks++;
     return VNP_OK;
 }
@@ -47,7 +47,7 @@ static vnp_status block_close(struct feed *f) {
     struct run_block *b = f->block;
     if (!b) return VNP_OK;
     f->block = NULL;
-    b->content = run_block_content(b);
+    b->content = vnp_run_block_content(b);
     struct vnp_hash128 known;
     bool is_there = false;
     VNP_TRY(vnp_ledger_block_find(e->ledger, b->idx, &is_there, &known));
@@ -56,12 +56,12 @@ static vnp_status block_close(struct feed *f) {
         if (!is_same) return mismatch(e, b);
         atomic_fetch_add(&e->n_records, b->n_records);
         atomic_fetch_add(&e->n_windows, b->n_windows);
-        return run_queue_push(&e->free_blocks, b, NULL) ? VNP_OK : VNP_CANCELED;
+        return vnp_run_queue_push(&e->free_blocks, b, NULL) ? VNP_OK : VNP_CANCELED;
     }
     pthread_mutex_lock(&e->lock);
     b->serial = e->n_serials++;
     pthread_mutex_unlock(&e->lock);
-    return run_queue_push(&e->to_prep, b, &f->time.wait_out_s) ? VNP_OK : VNP_CANCELED;
+    return vnp_run_queue_push(&e->to_prep, b, &f->time.wait_out_s) ? VNP_OK : VNP_CANCELED;
 }
 
 static vnp_status add_record(struct feed *f, const struct vnp_seq_record *r, int64_t n_windows) {
@@ -72,8 +72,8 @@ static vnp_status add_record(struct feed *f, const struct vnp_seq_record *r, int
                              .n_windows = n_windows,
                              .off_id = b->ids.n_bytes,
                              .frame = -1};
-    VNP_TRY(run_buffer_append(&b->records, &rec, sizeof rec));
-    VNP_TRY(run_buffer_append(&b->ids, r->id, r->id_len + 1));
+    VNP_TRY(vnp_run_buffer_append(&b->records, &rec, sizeof rec));
+    VNP_TRY(vnp_run_buffer_append(&b->ids, r->id, r->id_len + 1));
     b->n_records++;
     return VNP_OK;
 }
@@ -83,8 +83,8 @@ static vnp_status add_window(struct feed *f, const struct vnp_seq_record *r, int
     VNP_TRY(block_open(f));
     struct run_block *b = f->block;
     struct run_window w = {r->idx, k, b->bases.n_bytes, (size_t)(end - start)};
-    VNP_TRY(run_buffer_append(&b->windows, &w, sizeof w));
-    VNP_TRY(run_buffer_append(&b->bases, r->seq + start, w.len));
+    VNP_TRY(vnp_run_buffer_append(&b->windows, &w, sizeof w));
+    VNP_TRY(vnp_run_buffer_append(&b->bases, r->seq + start, w.len));
     b->n_windows++;
     b->n_bases += end - start;
     if (b->n_windows < f->e->block_windows && b->n_bases < f->e->block_bases) return VNP_OK;
@@ -113,7 +113,7 @@ static vnp_status feed_all(struct feed *f, struct vnp_seq_reader *reader) {
     for (;;) {
         struct vnp_seq_record r;
         bool has;
-        if (run_engine_is_ending(e)) return VNP_CANCELED;
+        if (vnp_run_engine_is_ending(e)) return VNP_CANCELED;
         VNP_TRY(vnp_seq_reader_next(reader, &r, &has));
         if (!has) break;
         if (r.idx % n_shards != e->opt->shard_idx) continue;
@@ -128,7 +128,7 @@ static vnp_status feed_all(struct feed *f, struct vnp_seq_reader *reader) {
     return VNP_OK;
 }
 
-void *run_feed_main(void *engine) {
+void *vnp_run_feed_main(void *engine) {
     struct feed f = {.e = engine};
     struct run_engine *e = engine;
     struct vnp_seq_reader_options opt = {0};
@@ -139,14 +139,14 @@ void *run_feed_main(void *engine) {
         atomic_store(&e->n_bytes_total, vnp_seq_reader_total_bytes(reader));
         status = feed_all(&f, reader);
     }
-    if (status != VNP_OK && !run_engine_is_ending(e)) run_engine_fail(e, status);
+    if (status != VNP_OK && !vnp_run_engine_is_ending(e)) vnp_run_engine_fail(e, status);
     vnp_seq_reader_close(reader);
-    run_queue_close(&e->to_prep);
+    vnp_run_queue_close(&e->to_prep);
     pthread_mutex_lock(&e->lock);
     e->is_feed_done = true;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
     f.time.busy_s = vnp_now_s() - t - f.time.wait_out_s;
-    run_thread_ends(e, STAGE_READ, &f.time);
+    vnp_run_thread_ends(e, STAGE_READ, &f.time);
     return NULL;
 }

@@ -17,7 +17,7 @@ static vnp_status classify(struct finish *f, struct run_block *b) {
     struct run_engine *e = f->e;
     struct run_frame *frames = b->frames.data;
     if (!e->classify || b->n_frames == 0) return VNP_OK;
-    VNP_TRY(run_buffer_reserve(&f->scores, (size_t)b->n_frames * 2 * sizeof(float)));
+    VNP_TRY(vnp_run_buffer_reserve(&f->scores, (size_t)b->n_frames * 2 * sizeof(float)));
     float *scores = f->scores.data, *rows = b->rows.data;
     for (int64_t i = 0; i < b->n_frames; i++) /* a failed frame's row must not be computed with */
         for (int64_t c = 0; frames[i].has_reason && c < e->n_row_cols; c++)
@@ -33,8 +33,8 @@ static vnp_status classify(struct finish *f, struct run_block *b) {
 }
 
 static vnp_status fill_records(struct finish *f, const struct run_block *b) {
-    VNP_TRY(run_buffer_reserve(&f->records,
-                               (size_t)(b->n_records + 1) * sizeof(struct vnp_ledger_record)));
+    VNP_TRY(vnp_run_buffer_reserve(&f->records,
+                                   (size_t)(b->n_records + 1) * sizeof(struct vnp_ledger_record)));
     struct vnp_ledger_record *to = f->records.data;
     const struct run_record *r = b->records.data;
     const struct run_frame *frames = b->frames.data;
@@ -53,8 +53,8 @@ static vnp_status fill_records(struct finish *f, const struct run_block *b) {
 }
 
 static vnp_status fill_frames(struct finish *f, const struct run_block *b, int64_t *n_failed) {
-    VNP_TRY(run_buffer_reserve(&f->frames,
-                               (size_t)(b->n_frames + 1) * sizeof(struct vnp_ledger_frame)));
+    VNP_TRY(vnp_run_buffer_reserve(&f->frames,
+                                   (size_t)(b->n_frames + 1) * sizeof(struct vnp_ledger_frame)));
     struct vnp_ledger_frame *to = f->frames.data;
     const struct run_frame *frames = b->frames.data;
     *n_failed = 0;
@@ -114,7 +114,7 @@ static vnp_status commit(struct finish *f) {
     pthread_mutex_unlock(&e->dispatch.lock);
     VNP_TRY(vnp_ledger_session_set(e->ledger, &s));
     VNP_TRY(vnp_ledger_commit(e->ledger));
-    run_status_write(e, &s);
+    vnp_run_status_write(e, &s);
     f->t_commit = 0;
     f->n_open_frames = 0;
     return VNP_OK;
@@ -127,11 +127,11 @@ static vnp_status finish_all(struct finish *f) {
     for (;;) {
         void *b = NULL;
         double left = f->t_commit > 0 ? VNP_MAX(0.0, f->t_commit + commit_s - vnp_now_s()) : -1;
-        enum run_pop got = run_queue_pop(&e->to_finish, left, &b, &f->time.wait_in_s);
+        enum run_pop got = vnp_run_queue_pop(&e->to_finish, left, &b, &f->time.wait_in_s);
         if (got == RUN_POP_END) break;
         if (got == RUN_POP_OK) {
             VNP_TRY(put_block(f, b));
-            if (!run_queue_push(&e->free_blocks, b, NULL) && !run_engine_is_ending(e))
+            if (!vnp_run_queue_push(&e->free_blocks, b, NULL) && !vnp_run_engine_is_ending(e))
                 return vnp_fail(VNP_BUG, VNP_FROM_NONE, "a block came back twice");
         }
         bool is_due = f->t_commit > 0 && vnp_now_s() - f->t_commit >= commit_s;
@@ -140,15 +140,15 @@ static vnp_status finish_all(struct finish *f) {
     return commit(f);
 }
 
-void *run_finish_main(void *engine) {
+void *vnp_run_finish_main(void *engine) {
     struct finish f = {.e = engine};
     double t = vnp_now_s();
     vnp_status status = finish_all(&f);
-    if (status != VNP_OK) run_engine_fail(f.e, status);
-    run_buffer_fini(&f.scores);
-    run_buffer_fini(&f.records);
-    run_buffer_fini(&f.frames);
+    if (status != VNP_OK) vnp_run_engine_fail(f.e, status);
+    vnp_run_buffer_fini(&f.scores);
+    vnp_run_buffer_fini(&f.records);
+    vnp_run_buffer_fini(&f.frames);
     f.time.busy_s = vnp_now_s() - t - f.time.wait_in_s;
-    run_thread_ends(f.e, STAGE_FINISH, &f.time);
+    vnp_run_thread_ends(f.e, STAGE_FINISH, &f.time);
     return NULL;
 }

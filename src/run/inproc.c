@@ -109,9 +109,9 @@ static vnp_status inproc_wait(void *worker, int slot, const float **out) {
     return vnp_encoder_wait(w->slots[slot].in_use);
 }
 
-const struct run_worker_ops run_inproc_ops = {.kind = "in-process",
-                                              .open = inproc_open,
-                                              .close = inproc_close,
-                                              .n_slots = inproc_n_slots,
-                                              .submit = inproc_submit,
-                                              .wait = inproc_wait};
+const struct run_worker_ops vnp_run_inproc_ops = {.kind = "in-process",
+                                                  .open = inproc_open,
+                                                  .close = inproc_close,
+                                                  .n_slots = inproc_n_slots,
+                                                  .submit = inproc_submit,
+                                                  .wait = inproc_wait};

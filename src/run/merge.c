@@ -103,8 +103,8 @@ static vnp_status open_shards(struct merge *m) {
 /* The merged run's own facts: those of the shards, but the whole input. */
 static vnp_status open_ledger(struct merge *m) {
     struct run_setup *s = &m->s;
-    for (int i = 0; i + 1 < N_KEYS; i++) run_setup_fact(s, keys[i], "%s", m->values[i]);
-    run_setup_fact(s, "shard", "0/1");
+    for (int i = 0; i + 1 < N_KEYS; i++) vnp_run_setup_fact(s, keys[i], "%s", m->values[i]);
+    vnp_run_setup_fact(s, "shard", "0/1");
     snprintf(s->path_db, sizeof s->path_db, "%s/run.db", m->opt->out);
     struct vnp_ledger_options opt = {.path = s->path_db,
                                      .facts = s->facts,
@@ -209,7 +209,7 @@ static vnp_status find_cols(struct merge *m, int64_t n_frames) {
     if (n_frames > 0 && m->s.e.n_row_cols * n_frames * (int64_t)sizeof(float) != n_bytes)
         return misfit(m->opt->dirs[0], "repeat the shards' commands to write them again",
                       "the shards' vectors do not belong to their run databases");
-    return run_buffer_reserve(&m->row, (size_t)m->s.e.n_row_cols * sizeof(float));
+    return vnp_run_buffer_reserve(&m->row, (size_t)m->s.e.n_row_cols * sizeof(float));
 }
 
 static vnp_status export_vectors(struct merge *m, int64_t n_frames) {
@@ -245,14 +245,14 @@ static vnp_status merge(struct merge *m, struct vnp_run_counts *counts) {
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no shards or no output");
     VNP_TRY(open_shards(m));
     VNP_TRY(vnp_precision_parse(m->values[6], &m->run.precision));
-    VNP_TRY(run_make_folder(m->opt->out));
+    VNP_TRY(vnp_run_make_folder(m->opt->out));
     VNP_TRY(open_ledger(m));
     counts->was_complete = vnp_ledger_state_get(m->s.e.ledger) == VNP_LEDGER_COMPLETE;
-    if (counts->was_complete) return run_export_tally(&m->s.e, counts);
-    VNP_TRY(run_export_predict(&m->s.e, shard_text, m, counts));
+    if (counts->was_complete) return vnp_run_export_tally(&m->s.e, counts);
+    VNP_TRY(vnp_run_export_predict(&m->s.e, shard_text, m, counts));
     if (strcmp(m->values[2], "yes") == 0) VNP_TRY(export_vectors(m, counts->n_frames));
     snprintf(summary, sizeof summary, "%s/summary.json", m->opt->out);
-    VNP_TRY(run_summary_write(&m->s, summary, counts));
+    VNP_TRY(vnp_run_summary_write(&m->s, summary, counts));
     return vnp_ledger_state_set(m->s.e.ledger, VNP_LEDGER_COMPLETE);
 }
 
@@ -273,7 +273,7 @@ vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt, struct vnp_run
         if (m.shards[i].vectors) fclose(m.shards[i].vectors);
     }
     free(m.shards);
-    run_buffer_fini(&m.row);
-    run_setup_fini(&m.s);
+    vnp_run_buffer_fini(&m.row);
+    vnp_run_setup_fini(&m.s);
     return status;
 }

@@ -16,7 +16,7 @@ struct stage {
 /* Takes one pack from a packer to the dispatcher; false when aborted. */
 static bool emit(struct stage *s, int enc) {
     struct run_engine *e = s->e;
-    struct run_pack *p = run_dispatch_pack_get(&e->dispatch, &s->time.wait_out_s);
+    struct run_pack *p = vnp_run_dispatch_pack_get(&e->dispatch, &s->time.wait_out_s);
     if (!p) return false;
     struct vnp_packed packed = {.tags = s->tags};
     bool has = vnp_packer_pop(e->packers[enc], &packed);
@@ -25,18 +25,18 @@ static bool emit(struct stage *s, int enc) {
     for (int64_t i = 0; i < packed.n_seqs; i++)
         s->items[i] = (struct run_item *)(uintptr_t)s->tags[i];
     if (packed.n_tokens > p->cap_tokens) { /* one long sequence: a pack of its own size */
-        struct run_pack *big = run_pack_create(packed.n_tokens, 1);
+        struct run_pack *big = vnp_run_pack_create(packed.n_tokens, 1);
         if (!big) {
             vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "a sequence of %lld tokens",
                      (long long)packed.n_tokens);
-            run_engine_fail(e, VNP_NOMEM);
+            vnp_run_engine_fail(e, VNP_NOMEM);
             return false;
         }
-        run_dispatch_unget(&e->dispatch, p);
+        vnp_run_dispatch_unget(&e->dispatch, p);
         p = big;
     }
-    run_pack_fill(p, enc, s->items, packed.n_seqs);
-    run_dispatch_push(&e->dispatch, p, false);
+    vnp_run_pack_fill(p, enc, s->items, packed.n_seqs);
+    vnp_run_dispatch_push(&e->dispatch, p, false);
     return true;
 }
 
@@ -45,16 +45,16 @@ static vnp_status add_block(struct stage *s, struct run_block *b) {
     struct run_item *items = b->items.data;
     for (int64_t i = 0; i < b->n_items; i++) {
         struct run_item *it = &items[i];
-        enum run_dedup_found found = run_dedup_find(e->dedup[it->enc], it);
+        enum run_dedup_found found = vnp_run_dedup_find(e->dedup[it->enc], it);
         if (found == RUN_DEDUP_NEW) {
             VNP_TRY(vnp_packer_push(e->packers[it->enc], it->n_tokens, (uintptr_t)it));
             continue;
         }
         atomic_fetch_add(&e->n_duplicates, 1);
         b->n_duplicates++;
-        if (found == RUN_DEDUP_READY) run_engine_block_release(e, b);
+        if (found == RUN_DEDUP_READY) vnp_run_engine_block_release(e, b);
     }
-    run_engine_block_release(e, b);
+    vnp_run_engine_block_release(e, b);
     return VNP_OK;
 }
 
@@ -83,7 +83,7 @@ static struct run_block *next_block(struct stage *s, bool *is_idle) {
         }
         if (e->is_feed_done && e->n_prep_running == 0 && e->next_serial == e->n_serials) break;
         if (*is_idle) break;
-        run_cond_wait_s(&e->changed, &e->lock, 0.005);
+        vnp_run_cond_wait_s(&e->changed, &e->lock, 0.005);
         *is_idle = vnp_now_s() - t >= 0.005 && e->in_order[e->next_serial % e->n_blocks] == NULL;
     }
     pthread_mutex_unlock(&e->lock);
@@ -108,7 +108,7 @@ static void pack_all(struct stage *s) {
     for (;;) {
         bool is_idle;
         struct run_block *b = next_block(s, &is_idle);
-        if (run_engine_is_ending(e)) return;
+        if (vnp_run_engine_is_ending(e)) return;
         if (!b && !is_idle) break;
         if (!b) {
             if (is_starving(e) && !emit_fullest(s)) return;
@@ -116,7 +116,7 @@ static void pack_all(struct stage *s) {
         }
         vnp_status status = add_block(s, b);
         if (status != VNP_OK) {
-            run_engine_fail(e, status);
+            vnp_run_engine_fail(e, status);
             return;
         }
         for (int enc = 0; enc < N_ENC; enc++)
@@ -128,7 +128,7 @@ static void pack_all(struct stage *s) {
             if (!emit(s, enc)) return;
 }
 
-void *run_pack_main(void *engine) {
+void *vnp_run_pack_main(void *engine) {
     struct run_engine *e = engine;
     struct stage s = {.e = e};
     double t = vnp_now_s();
@@ -138,12 +138,12 @@ void *run_pack_main(void *engine) {
         pack_all(&s);
     } else {
         vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "packer");
-        run_engine_fail(e, VNP_NOMEM);
+        vnp_run_engine_fail(e, VNP_NOMEM);
     }
     free(s.tags);
     free(s.items);
-    run_dispatch_close(&e->dispatch);
+    vnp_run_dispatch_close(&e->dispatch);
     s.time.busy_s = vnp_now_s() - t - s.time.wait_in_s - s.time.wait_out_s;
-    run_thread_ends(e, STAGE_PACK, &s.time);
+    vnp_run_thread_ends(e, STAGE_PACK, &s.time);
     return NULL;
 }

@@ -10,7 +10,7 @@
 
 enum { BLOCK_WINDOWS = 256, BLOCK_BASES = 1 << 20, DEFAULT_WINDOW = 500 };
 
-vnp_status run_make_folder(const char *path) {
+vnp_status vnp_run_make_folder(const char *path) {
     char part[4096];
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part - 64)
         return vnp_fail(VNP_INVAL, VNP_FROM_OUTPUT, "the output path is too long");
@@ -60,12 +60,12 @@ static vnp_status plan(struct run_setup *s) {
                         "the classifier takes %lld + %lld numbers, the encoders give %lld + %lld",
                         (long long)classifier->n_dna, (long long)classifier->n_protein,
                         (long long)dnabert->n_hidden, (long long)esm2->n_hidden);
-    run_setup_fact(s, "command", "predict");
-    run_setup_fact(s, "window", "%lld", (long long)e->window_bp);
-    run_setup_fact(s, "saved embeddings", "%s", e->is_rows_kept ? "yes" : "no");
-    VNP_TRY(run_setup_digest(s, "ESM-2 model", opt->esm2));
-    VNP_TRY(run_setup_digest(s, "DNABERT-S model", opt->dnabert));
-    return run_setup_digest(s, "classifier", opt->classifier);
+    vnp_run_setup_fact(s, "command", "predict");
+    vnp_run_setup_fact(s, "window", "%lld", (long long)e->window_bp);
+    vnp_run_setup_fact(s, "saved embeddings", "%s", e->is_rows_kept ? "yes" : "no");
+    VNP_TRY(vnp_run_setup_digest(s, "ESM-2 model", opt->esm2));
+    VNP_TRY(vnp_run_setup_digest(s, "DNABERT-S model", opt->dnabert));
+    return vnp_run_setup_digest(s, "classifier", opt->classifier);
 }
 
 static vnp_status compute(struct run_setup *s) {
@@ -85,7 +85,7 @@ static vnp_status compute(struct run_setup *s) {
         s->e.bpe = bpe;
         s->e.classify = classify;
         s->e.classify_ctx = classifier;
-        status = run_setup_compute(s);
+        status = vnp_run_setup_compute(s);
     }
     vnp_classifier_destroy(classifier);
     opt->host->device_close(host);
@@ -105,8 +105,8 @@ static bool is_whole(const struct run_setup *s, const char *const *paths, size_t
 static vnp_status export_all(struct run_setup *s, const char *summary,
                              struct vnp_run_counts *counts) {
     s->e.t_end = vnp_now_s();
-    VNP_TRY(run_export_predict(&s->e, NULL, NULL, counts));
-    VNP_TRY(run_summary_write(s, summary, counts));
+    VNP_TRY(vnp_run_export_predict(&s->e, NULL, NULL, counts));
+    VNP_TRY(vnp_run_summary_write(s, summary, counts));
     VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
     return vnp_ledger_data_remove(s->e.ledger);
 }
@@ -123,9 +123,9 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     char text[N_NAMES][4096];
     const struct vnp_checkpoint *checkpoints[N_ENC] = {s->opt->dnabert, s->opt->esm2};
     struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
-    VNP_TRY(run_setup_workers(s, checkpoints, &want));
+    VNP_TRY(vnp_run_setup_workers(s, checkpoints, &want));
     VNP_TRY(plan(s));
-    VNP_TRY(run_make_folder(s->opt->out));
+    VNP_TRY(vnp_run_make_folder(s->opt->out));
     for (size_t i = 0; i < N_NAMES; i++) {
         snprintf(text[i], sizeof text[i], "%s/%s", s->opt->out, names[i]);
         paths[i] = text[i];
@@ -133,14 +133,14 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     snprintf(s->path_db, sizeof s->path_db, "%s/run.db", s->opt->out);
     snprintf(s->path_data, sizeof s->path_data, "%s/run.vectors", s->opt->out);
     snprintf(s->e.path_status, sizeof s->e.path_status, "%s/run.status.json", s->opt->out);
-    VNP_TRY(run_setup_ledger(s, paths, N_NAMES));
+    VNP_TRY(vnp_run_setup_ledger(s, paths, N_NAMES));
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
     size_t n_files = N_NAMES - !s->e.is_rows_kept;
     VNP_TRY(compute(s));
     if (!was_complete) return export_all(s, paths[4], counts);
     counts->was_complete = true;
     VNP_TRY(vnp_ledger_data_remove(s->e.ledger)); /* a run that ended just before it did so */
-    if (is_whole(s, paths, n_files)) return run_export_tally(&s->e, counts);
+    if (is_whole(s, paths, n_files)) return vnp_run_export_tally(&s->e, counts);
     if (s->e.is_rows_kept && !is_whole(s, paths + 5, 1)) {
         vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "the run is complete, but its vectors are gone");
         vnp_error_at(paths[5], -1, -1, NULL);
@@ -155,6 +155,6 @@ vnp_status vnp_run_predict(const struct vnp_run_options *opt, struct vnp_run_cou
     struct run_setup s = {.opt = opt, .e = {.opt = opt}};
     memset(out, 0, sizeof *out);
     vnp_status status = predict(&s, out);
-    run_setup_fini(&s);
+    vnp_run_setup_fini(&s);
     return status;
 }

@@ -16,10 +16,10 @@ static vnp_status add_tokens(struct prep *p, struct run_block *b, int enc, const
                              size_t len, struct run_item *it) {
     size_t max = enc == ENC_DNA ? vnp_bpe_max_tokens(p->e->bpe, len) : len + 2;
     size_t n = 0, n_unknown = 0;
-    VNP_TRY(run_buffer_reserve(&b->tokens, b->tokens.n_bytes + max * sizeof(uint16_t)));
+    VNP_TRY(vnp_run_buffer_reserve(&b->tokens, b->tokens.n_bytes + max * sizeof(uint16_t)));
     uint16_t *out = (uint16_t *)b->tokens.data + b->tokens.n_bytes / sizeof(uint16_t);
     if (enc == ENC_DNA) {
-        VNP_TRY(run_buffer_reserve(&p->bpe_scratch, vnp_bpe_scratch_bytes(p->e->bpe, len)));
+        VNP_TRY(vnp_run_buffer_reserve(&p->bpe_scratch, vnp_bpe_scratch_bytes(p->e->bpe, len)));
         VNP_TRY(vnp_bpe_encode(p->e->bpe, text, len, p->bpe_scratch.data, out, &n, &n_unknown));
     } else {
         vnp_tok_esm_encode(text, len, out, &n, &n_unknown);
@@ -41,13 +41,13 @@ static vnp_status add_frame(struct run_block *b, const struct run_window *w, int
         .record = w->record, .window = w->k, .frame = frame, .off_row = b->n_rows, .n_rows = 1};
     b->n_frames++;
     b->n_rows++;
-    return run_buffer_append(&b->frames, &f, sizeof f);
+    return vnp_run_buffer_append(&b->frames, &f, sizeof f);
 }
 
 static vnp_status prep_predict(struct prep *p, struct run_block *b, const struct run_window *w) {
     struct vnp_frames found;
     const char *text = (const char *)b->bases.data + w->off;
-    VNP_TRY(run_buffer_reserve(&p->frames_scratch, vnp_frames_scratch_bytes((int64_t)w->len)));
+    VNP_TRY(vnp_run_buffer_reserve(&p->frames_scratch, vnp_frames_scratch_bytes((int64_t)w->len)));
     vnp_frames_find(text, (int64_t)w->len, p->frames_scratch.data, &found);
     for (int f = 0; f < VNP_N_FRAMES; f++) {
         if (!(found.kept & 1u << f)) continue;
@@ -57,7 +57,7 @@ static vnp_status prep_predict(struct prep *p, struct run_block *b, const struct
         VNP_TRY(add_tokens(p, b, ENC_DNA, found.nt[f], (size_t)found.nt_len[f], &it[ENC_DNA]));
         VNP_TRY(
             add_tokens(p, b, ENC_PROTEIN, found.aa[f], (size_t)found.aa_len[f], &it[ENC_PROTEIN]));
-        VNP_TRY(run_buffer_append(&b->items, it, sizeof it));
+        VNP_TRY(vnp_run_buffer_append(&b->items, it, sizeof it));
         b->n_items += N_ENC;
     }
     return VNP_OK;
@@ -67,7 +67,7 @@ static vnp_status prep_embed(struct prep *p, struct run_block *b, const struct r
     int enc = p->e->uses[ENC_DNA] ? ENC_DNA : ENC_PROTEIN;
     const char *text = (const char *)b->bases.data + w->off;
     if (enc == ENC_DNA) {
-        VNP_TRY(run_buffer_reserve(&p->upper, w->len));
+        VNP_TRY(vnp_run_buffer_reserve(&p->upper, w->len));
         char *up = p->upper.data;
         for (size_t i = 0; i < w->len; i++)
             up[i] = text[i] >= 'a' && text[i] <= 'z' ? (char)(text[i] - 'a' + 'A') : text[i];
@@ -82,7 +82,7 @@ static vnp_status prep_embed(struct prep *p, struct run_block *b, const struct r
         b->n_rows += it.n_tokens - 1;
     }
     b->n_items++;
-    return run_buffer_append(&b->items, &it, sizeof it);
+    return vnp_run_buffer_append(&b->items, &it, sizeof it);
 }
 
 /* embed: every record has rows; an empty one gets a row of NaN like a failed one. */
@@ -109,7 +109,7 @@ static vnp_status place_rows(struct run_engine *e, struct run_block *b) {
     if (e->is_embed) VNP_TRY(place_records(b));
     if (!vnp_size_mul((size_t)b->n_rows, (size_t)e->n_row_cols * sizeof(float), &n))
         return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "%lld rows", (long long)b->n_rows);
-    VNP_TRY(run_buffer_reserve(&b->rows, n));
+    VNP_TRY(vnp_run_buffer_reserve(&b->rows, n));
     float *rows = b->rows.data;
     for (int64_t i = 0; i < b->n_rows * e->n_row_cols; i++) rows[i] = __builtin_nanf("");
     struct run_item *items = b->items.data;
@@ -138,28 +138,28 @@ static void hand_on(struct run_engine *e, struct run_block *b) {
     pthread_mutex_unlock(&e->lock);
 }
 
-void *run_prep_main(void *engine) {
+void *vnp_run_prep_main(void *engine) {
     struct run_engine *e = engine;
     struct prep p = {.e = e};
     double t = vnp_now_s();
     void *b;
-    while (run_queue_pop(&e->to_prep, -1, &b, &p.time.wait_in_s) == RUN_POP_OK) {
-        if (run_engine_is_ending(e)) break;
+    while (vnp_run_queue_pop(&e->to_prep, -1, &b, &p.time.wait_in_s) == RUN_POP_OK) {
+        if (vnp_run_engine_is_ending(e)) break;
         vnp_status status = prep_block(&p, b);
         if (status != VNP_OK) {
-            run_engine_fail(e, status);
+            vnp_run_engine_fail(e, status);
             break;
         }
         hand_on(e, b);
     }
-    run_buffer_fini(&p.frames_scratch);
-    run_buffer_fini(&p.bpe_scratch);
-    run_buffer_fini(&p.upper);
+    vnp_run_buffer_fini(&p.frames_scratch);
+    vnp_run_buffer_fini(&p.bpe_scratch);
+    vnp_run_buffer_fini(&p.upper);
     pthread_mutex_lock(&e->lock);
     e->n_prep_running--;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
     p.time.busy_s = vnp_now_s() - t - p.time.wait_in_s;
-    run_thread_ends(e, STAGE_PREP, &p.time);
+    vnp_run_thread_ends(e, STAGE_PREP, &p.time);
     return NULL;
 }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-void run_cond_init(pthread_cond_t *c) {
+void vnp_run_cond_init(pthread_cond_t *c) {
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -15,7 +15,7 @@ void run_cond_init(pthread_cond_t *c) {
     pthread_condattr_destroy(&attr);
 }
 
-void run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s) {
+void vnp_run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s) {
     if (timeout_s < 0) {
         pthread_cond_wait(c, m);
         return;
@@ -28,17 +28,17 @@ void run_cond_wait_s(pthread_cond_t *c, pthread_mutex_t *m, double timeout_s) {
     pthread_cond_timedwait(c, m, &t);
 }
 
-vnp_status run_queue_init(struct run_queue *q, size_t cap) {
+vnp_status vnp_run_queue_init(struct run_queue *q, size_t cap) {
     *q = (struct run_queue){.cap = cap};
     q->ring = calloc(cap, sizeof *q->ring);
     if (!q->ring) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "queue");
     pthread_mutex_init(&q->lock, NULL);
-    run_cond_init(&q->can_push);
-    run_cond_init(&q->can_pop);
+    vnp_run_cond_init(&q->can_push);
+    vnp_run_cond_init(&q->can_pop);
     return VNP_OK;
 }
 
-void run_queue_fini(struct run_queue *q) {
+void vnp_run_queue_fini(struct run_queue *q) {
     if (!q->ring) return;
     pthread_cond_destroy(&q->can_push);
     pthread_cond_destroy(&q->can_pop);
@@ -47,7 +47,7 @@ void run_queue_fini(struct run_queue *q) {
     q->ring = NULL;
 }
 
-bool run_queue_push(struct run_queue *q, void *p, double *wait_s) {
+bool vnp_run_queue_push(struct run_queue *q, void *p, double *wait_s) {
     pthread_mutex_lock(&q->lock);
     if (q->n == q->cap && !q->is_aborted) {
         double t = vnp_now_s();
@@ -64,14 +64,14 @@ bool run_queue_push(struct run_queue *q, void *p, double *wait_s) {
     return is_in;
 }
 
-enum run_pop run_queue_pop(struct run_queue *q, double timeout_s, void **out, double *wait_s) {
+enum run_pop vnp_run_queue_pop(struct run_queue *q, double timeout_s, void **out, double *wait_s) {
     enum run_pop result = RUN_POP_END;
     double t0 = vnp_now_s();
     pthread_mutex_lock(&q->lock);
     while (q->n == 0 && !q->is_closed && !q->is_aborted) {
         double left = timeout_s < 0 ? -1 : t0 + timeout_s - vnp_now_s();
         if (timeout_s >= 0 && left <= 0) break;
-        run_cond_wait_s(&q->can_pop, &q->lock, left);
+        vnp_run_cond_wait_s(&q->can_pop, &q->lock, left);
     }
     if (q->n > 0 && !q->is_aborted) {
         *out = q->ring[q->head];
@@ -87,7 +87,7 @@ enum run_pop run_queue_pop(struct run_queue *q, double timeout_s, void **out, do
     return result;
 }
 
-void run_queue_close(struct run_queue *q) {
+void vnp_run_queue_close(struct run_queue *q) {
     pthread_mutex_lock(&q->lock);
     q->is_closed = true;
     pthread_cond_broadcast(&q->can_pop);
@@ -95,7 +95,7 @@ void run_queue_close(struct run_queue *q) {
     pthread_mutex_unlock(&q->lock);
 }
 
-void run_queue_abort(struct run_queue *q) {
+void vnp_run_queue_abort(struct run_queue *q) {
     pthread_mutex_lock(&q->lock);
     q->is_aborted = true;
     pthread_cond_broadcast(&q->can_pop);
@@ -103,7 +103,7 @@ void run_queue_abort(struct run_queue *q) {
     pthread_mutex_unlock(&q->lock);
 }
 
-size_t run_queue_count(struct run_queue *q) {
+size_t vnp_run_queue_count(struct run_queue *q) {
     pthread_mutex_lock(&q->lock);
     size_t n = q->n;
     pthread_mutex_unlock(&q->lock);

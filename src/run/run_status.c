@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 /* Only for watchers: a failure here is no failure of the run. */
-void run_status_write(struct run_engine *e, const struct vnp_ledger_session *s) {
+void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s) {
     if (!e->path_status[0]) return;
     struct vnp_outfile *f;
     int64_t n_tokens = atomic_load(&e->n_tokens);

@@ -11,7 +11,7 @@
 
 enum { MIN_BUDGET = 64, MAX_BUDGET = 1 << 20, DEFAULT_BUDGET = 4096, BLOCKS_MIN = 8 };
 
-void run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) {
+void vnp_run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) {
     VNP_ASSERT(s->n_facts < VNP_COUNT(s->facts));
     struct vnp_ledger_fact *f = &s->facts[s->n_facts++];
     va_list ap;
@@ -21,12 +21,12 @@ void run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) 
     va_end(ap);
 }
 
-vnp_status run_setup_digest(struct run_setup *s, const char *key, struct vnp_checkpoint *c) {
+vnp_status vnp_run_setup_digest(struct run_setup *s, const char *key, struct vnp_checkpoint *c) {
     struct vnp_hash128 h;
     char hex[33];
     VNP_TRY(vnp_checkpoint_digest(c, &h));
     vnp_hash_hex(h, hex);
-    run_setup_fact(s, key, "%s", hex);
+    vnp_run_setup_fact(s, key, "%s", hex);
     return VNP_OK;
 }
 
@@ -62,8 +62,9 @@ static vnp_status find_budget(struct run_setup *s) {
     return VNP_OK;
 }
 
-vnp_status run_setup_workers(struct run_setup *s, const struct vnp_checkpoint *const *checkpoints,
-                             const struct vnp_encoder_want *want) {
+vnp_status vnp_run_setup_workers(struct run_setup *s,
+                                 const struct vnp_checkpoint *const *checkpoints,
+                                 const struct vnp_encoder_want *want) {
     const struct vnp_run_options *opt = s->opt;
     int n_cpus = opt->n_threads > 0 ? opt->n_threads : vnp_cpu_count();
     VNP_TRY(check_options(opt));
@@ -78,7 +79,7 @@ vnp_status run_setup_workers(struct run_setup *s, const struct vnp_checkpoint *c
                                             .max_seqs = s->e.max_seqs,
                                             .want = *want};
         for (int enc = 0; enc < N_ENC; enc++) s->workers[i].checkpoint[enc] = checkpoints[enc];
-        s->devices[i].ops = &run_inproc_ops;
+        s->devices[i].ops = &vnp_run_inproc_ops;
         s->devices[i].ctx = &s->workers[i];
         snprintf(s->devices[i].name, sizeof s->devices[i].name, "%s:%d",
                  opt->devices[i].backend->name, opt->devices[i].idx_device);
@@ -109,13 +110,13 @@ static vnp_status check_output(struct run_setup *s, const char *const *names, si
     return VNP_OK;
 }
 
-vnp_status run_setup_ledger(struct run_setup *s, const char *const *outputs, size_t n_outputs) {
+vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs, size_t n_outputs) {
     const struct vnp_run_options *opt = s->opt;
     VNP_TRY(check_output(s, outputs, n_outputs));
-    run_setup_fact(s, "precision", "%s", vnp_precision_name(opt->precision));
-    run_setup_fact(s, "backend", "%s", opt->devices[0].backend->name);
-    run_setup_fact(s, "shard", "%d/%d", opt->shard_idx, VNP_MAX(1, opt->n_shards));
-    run_setup_fact(s, "block windows", "%lld", (long long)s->e.block_windows);
+    vnp_run_setup_fact(s, "precision", "%s", vnp_precision_name(opt->precision));
+    vnp_run_setup_fact(s, "backend", "%s", opt->devices[0].backend->name);
+    vnp_run_setup_fact(s, "shard", "%d/%d", opt->shard_idx, VNP_MAX(1, opt->n_shards));
+    vnp_run_setup_fact(s, "block windows", "%lld", (long long)s->e.block_windows);
     for (size_t i = 0; i < opt->n_inputs; i++) s->e.is_spooled |= !is_regular(opt->inputs[i]);
     struct vnp_ledger_options ledger = {.path = s->path_db,
                                         .data_path = s->e.is_rows_kept ? s->path_data : NULL,
@@ -151,7 +152,7 @@ static vnp_status check_input(struct run_setup *s) {
     do {
         struct vnp_seq_record r;
         status = vnp_seq_reader_next(reader, &r, &has);
-        if (status == VNP_OK && run_is_stop_requested())
+        if (status == VNP_OK && vnp_run_is_stop_requested())
             status = vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
     } while (status == VNP_OK && has);
     vnp_seq_reader_stats(reader, &s->e.input);
@@ -161,11 +162,11 @@ static vnp_status check_input(struct run_setup *s) {
     return strcmp(known, now) == 0 ? VNP_OK : other_input(s, "");
 }
 
-vnp_status run_setup_compute(struct run_setup *s) {
+vnp_status vnp_run_setup_compute(struct run_setup *s) {
     struct run_engine *e = &s->e;
     if (vnp_ledger_state_get(e->ledger) != VNP_LEDGER_RUNNING) return check_input(s);
     if (vnp_ledger_is_resumed(e->ledger)) vnp_log(VNP_LOG_INFO, "run", "resuming %s", s->path_db);
-    VNP_TRY(run_engine_run(e));
+    VNP_TRY(vnp_run_engine_run(e));
     struct vnp_ledger_counts counts;
     VNP_TRY(vnp_ledger_count(e->ledger, &counts));
     if (counts.n_blocks != e->n_blocks_input) return other_input(s, ": it was longer");
@@ -175,7 +176,7 @@ vnp_status run_setup_compute(struct run_setup *s) {
     return vnp_ledger_state_set(e->ledger, VNP_LEDGER_COMPUTED);
 }
 
-void run_setup_fini(struct run_setup *s) {
+void vnp_run_setup_fini(struct run_setup *s) {
     vnp_ledger_close(s->e.ledger);
     free(s->devices);
     free(s->workers);

@@ -117,8 +117,8 @@ static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts
     return vnp_ledger_incidents_walk(s->e.ledger, incident, incidents);
 }
 
-vnp_status run_summary_write(struct run_setup *s, const char *path,
-                             const struct vnp_run_counts *counts) {
+vnp_status vnp_run_summary_write(struct run_setup *s, const char *path,
+                                 const struct vnp_run_counts *counts) {
     json_t *root = json_object();
     if (!root) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "summary");
     vnp_status status = build(s, counts, root);

@@ -186,7 +186,7 @@ static vnp_status job_run(struct job *j) {
     struct vnp_ledger_options opt = {
         .path = j->db, .data_path = j->data, .n_cols = COLS, .facts = &fact, .n_facts = 1};
     assert_status(vnp_ledger_open(&opt, &j->e.ledger), VNP_OK);
-    vnp_status status = run_engine_run(&j->e);
+    vnp_status status = vnp_run_engine_run(&j->e);
     if (status == VNP_OK) assert_status(vnp_ledger_rows_walk(j->e.ledger, collect, j), VNP_OK);
     vnp_ledger_close(j->e.ledger);
     j->e.ledger = NULL;
