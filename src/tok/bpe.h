@@ -25,6 +25,8 @@ struct vnp_bpe_added {
     bool is_late; /* "normalized": matched in what the others leave */
 };
 
+struct vnp_bpe_path; /* bpe_path.c */
+
 struct vnp_bpe {
     int64_t n_ids; /* largest id + 1 */
     enum vnp_bpe_split split;
@@ -43,7 +45,17 @@ struct vnp_bpe {
     size_t n_added;
     uint16_t *prefix, *suffix; /* the template's tokens before and after the text */
     size_t n_prefix, n_suffix;
+    struct vnp_bpe_path *path; /* NULL: words are merged */
 };
+
+/* The fast way for models that allow it; *out stays NULL for others. */
+vnp_status vnp_bpe_path_create(const struct vnp_bpe *bpe,
+                               struct vnp_bpe_path **out) VNP_WARN_UNUSED;
+void vnp_bpe_path_destroy(struct vnp_bpe_path *t);
+size_t vnp_bpe_path_scratch_bytes(size_t max_len);
+/* One word of ASCII letters; scratch aligned to 8. Returns the number of ids. */
+size_t vnp_bpe_path_encode(const struct vnp_bpe *bpe, const char *text, size_t len, void *scratch,
+                           uint16_t *out, size_t *n_unknown);
 
 static inline uint32_t vnp_bpe_pair_slot(uint32_t left, uint32_t right, unsigned bits) {
     return (left << 16 | right) * UINT32_C(0x9e3779b1) >> (32 - bits);

@@ -350,7 +350,8 @@ static vnp_status read_all(struct vnp_bpe *b, json_t *root) {
     VNP_TRY(read_model(b, model));
     VNP_TRY(read_added(b, json_object_get(root, "added_tokens"), json_object_get(model, "vocab")));
     VNP_TRY(read_split(b, json_object_get(root, "pre_tokenizer")));
-    return read_template(b, json_object_get(root, "post_processor"));
+    VNP_TRY(read_template(b, json_object_get(root, "post_processor")));
+    return vnp_bpe_path_create(b, &b->path);
 }
 
 /* ---- door ---------------------------------------------------------------------------------- */
@@ -380,6 +381,7 @@ void vnp_bpe_destroy(struct vnp_bpe *b) {
     if (!b) return;
     for (size_t i = 0; i < b->n_added; i++) free(b->added[i].text);
     free(b->added);
+    vnp_bpe_path_destroy(b->path);
     free(b->left);
     free(b->right);
     free(b->product);

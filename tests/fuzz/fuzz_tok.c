@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// tokenizer.json bytes, a NUL, then a text: whatever loads must encode within its own bounds. The
-// text also goes through the ESM-2 alphabet.
-#include "tok/tok.h"
+// tokenizer.json bytes, a NUL, then a text: whatever loads must encode within its own bounds, and
+// the fast way must give what merging gives. The text also goes through the ESM-2 alphabet.
+#include "tok/bpe.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,20 +12,33 @@ static void check(bool holds) {
     if (!holds) abort();
 }
 
-/* Exact buffers, so that the sanitizer sees one byte too far. */
-static void encode(const struct vnp_bpe *bpe, const char *text, size_t len) {
-    size_t n = 0, n_unknown = 0, n_max = vnp_bpe_max_tokens(bpe, len);
+/* Exact buffers, so that the sanitizer sees one byte too far. NULL when the text is refused. */
+static uint16_t *encode(const struct vnp_bpe *bpe, const char *text, size_t len, size_t *n) {
+    size_t n_unknown = 0, n_max = vnp_bpe_max_tokens(bpe, len);
     void *scratch = malloc(vnp_bpe_scratch_bytes(bpe, len));
     uint16_t *out = malloc(n_max * sizeof *out + 1);
     check(scratch && out);
-    if (vnp_bpe_encode(bpe, text, len, scratch, out, &n, &n_unknown) == VNP_OK) {
-        check(n <= n_max && n_unknown <= len);
-        for (size_t i = 0; i < n; i++) check(out[i] < vnp_bpe_vocab_size(bpe));
-    } else {
-        check(vnp_error_last()->text[0]);
-    }
-    free(out);
+    vnp_status s = vnp_bpe_encode(bpe, text, len, scratch, out, n, &n_unknown);
     free(scratch);
+    if (s != VNP_OK) {
+        check(vnp_error_last()->text[0]);
+        free(out);
+        return NULL;
+    }
+    check(*n <= n_max && n_unknown <= len);
+    for (size_t i = 0; i < *n; i++) check(out[i] < vnp_bpe_vocab_size(bpe));
+    return out;
+}
+
+static void encode_both_ways(const struct vnp_bpe *bpe, const char *text, size_t len) {
+    struct vnp_bpe merging = *bpe;
+    merging.path = NULL;
+    size_t n = 0, n_merging = 0;
+    uint16_t *ids = encode(bpe, text, len, &n), *due = encode(&merging, text, len, &n_merging);
+    check(!ids == !due && n == n_merging);
+    if (ids) check(memcmp(ids, due, n * sizeof *ids) == 0);
+    free(ids);
+    free(due);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -35,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *text = nul ? json + n_json + 1 : json;
     struct vnp_bpe *bpe;
     if (vnp_bpe_load(json, n_json, "fuzz", &bpe) == VNP_OK)
-        encode(bpe, text, n_text);
+        encode_both_ways(bpe, text, n_text);
     else
         check(!bpe && vnp_error_last()->text[0] && vnp_error_last()->origin <= VNP_FROM_MODEL);
     vnp_bpe_destroy(bpe);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // tok: ids equal to those of fair-esm and of the `tokenizers` library; refusals by name.
-#include "tok/tok.h"
+#include "tok/bpe.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -195,6 +195,48 @@ static void bpe_counts_unknown_and_refuses_bytes(void **state) {
     vnp_bpe_destroy(bpe);
 }
 
+/* The fast way gives what merging gives: all words of few letters, and long random ones. */
+static void check_both_ways(const struct vnp_bpe *bpe, const char *text, size_t len) {
+    struct vnp_bpe merging = *bpe;
+    merging.path = NULL;
+    void *scratch = malloc(vnp_bpe_scratch_bytes(&merging, len) + vnp_bpe_scratch_bytes(bpe, len));
+    uint16_t *ids = malloc(4 * (len + 64)), *due = ids + len + 64;
+    size_t n, n_due, n_unknown, n_unknown_due;
+    assert_int_equal(vnp_bpe_encode(bpe, text, len, scratch, ids, &n, &n_unknown), VNP_OK);
+    assert_int_equal(vnp_bpe_encode(&merging, text, len, scratch, due, &n_due, &n_unknown_due), 0);
+    if (n != n_due || memcmp(ids, due, 2 * n) != 0) fail_msg("'%.*s'", (int)len, text);
+    assert_int_equal(n_unknown, n_unknown_due);
+    free(ids);
+    free(scratch);
+}
+
+static void bpe_fast_way_is_exact(void **state) {
+    (void)state;
+    struct vnp_bpe *bpe = load(VNP_TEST_SOURCE_DIR "/tests/tok/data/dna400.json");
+    assert_non_null(bpe->path);
+    char text[3000];
+    for (size_t len = 0; len <= 8; len++)
+        for (unsigned code = 0; code < 1U << (2 * len); code++) {
+            for (size_t i = 0; i < len; i++) text[i] = "ACGT"[code >> (2 * i) & 3];
+            check_both_ways(bpe, text, len);
+        }
+    uint64_t seed = 3;
+    print_message("# seed %llu\n", (unsigned long long)seed);
+    for (int round = 0; round < 2000; round++) {
+        size_t len = support_random(&seed) % sizeof text, unit = 1 + support_random(&seed) % 9;
+        uint64_t mix = support_random(&seed) % 4; /* how often a letter repeats the one before */
+        for (size_t i = 0; i < len; i++)
+            text[i] = i >= unit && support_random(&seed) % 64 < mix * 20
+                          ? text[i - unit]
+                          : "ACGTACGTACGTACGTACGTACGTACGTACGN"[support_random(&seed) % 32];
+        check_both_ways(bpe, text, len);
+    }
+    vnp_bpe_destroy(bpe);
+    bpe = load(VNP_TEST_SOURCE_DIR "/tests/tok/data/odd400.json");
+    assert_null(bpe->path); /* merges in no building order */
+    vnp_bpe_destroy(bpe);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------ */
 
 static const struct {
@@ -280,6 +322,7 @@ int main(void) {
         cmocka_unit_test(bpe_goldens),
         cmocka_unit_test(bpe_fixtures),
         cmocka_unit_test(bpe_counts_unknown_and_refuses_bytes),
+        cmocka_unit_test(bpe_fast_way_is_exact),
         cmocka_unit_test(refusals_name_the_cause),
     };
     return cmocka_run_group_tests_name("tok", tests, NULL, NULL);
