@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""What test_python.sh asks of the Python package. usage: python_checks.py NAME ARGS..."""
+import math
+import sys
+import threading
+
+import numpy
+import virnucpro
+
+
+def read_fasta(path):
+    seqs = []
+    for line in open(path):
+        if line.startswith(">"):
+            seqs.append("")
+        elif seqs:
+            seqs[-1] += line.strip()
+    return seqs
+
+
+def predict(models, fasta, table):
+    rows = [line.rstrip("\n").split("\t") for line in open(table)]
+    columns = {name: i for i, name in enumerate(rows.pop(0))}
+    seqs = read_fasta(fasta)
+    with virnucpro.load(models=models, device="cpu", precision="fp32") as engine:
+        info = engine.info
+        assert info.window_bp > 0 and info.n_dna > 0 and info.n_protein > 0 and "cpu" in info.device, info
+        got = engine.predict(seqs)
+        assert engine.predict([]) == []
+        assert engine.predict([seqs[0].encode()])[0] == got[0]
+    assert len(got) == len(rows) >= 3
+    for r, row in zip(got, rows):
+        for name in ("n_windows", "n_scored", "n_frames", "n_virus", "call"):
+            assert str(getattr(r, name)) == row[columns[name]], (name, r, row)
+        score = float(row[columns["virus_score"]])
+        assert math.isnan(score) == math.isnan(r.virus_score), (r, row)
+        assert math.isnan(score) or abs(score - r.virus_score) < 1e-6, (r, row)
+    assert got[-1].call == "unscored" and any(r.n_scored for r in got)
+
+
+def errors(models):
+    assert virnucpro.version().count(".") == 2
+    try:
+        virnucpro.load(models="no/such/bundle", device="cpu")
+        raise SystemExit("a missing bundle opened")
+    except virnucpro.Error as e:
+        assert e.exit_code == 78 and "no/such/bundle" in str(e) and e.status.startswith("VNP_") and e.text, vars(e)
+    try:
+        virnucpro.load(models=models, device="toaster")
+        raise SystemExit("a toaster computes")
+    except virnucpro.Error as e:
+        assert e.exit_code == 2 and e.status == "VNP_INVAL", vars(e)
+    engine = virnucpro.load(models=models, device="cpu")
+    for wrong, kind in ((lambda: engine.embed(["MK"]), virnucpro.Error), (lambda: engine.predict("ACGT"), TypeError)):
+        try:
+            wrong()
+            raise SystemExit("no exception")
+        except kind:
+            pass
+    assert engine.predict(["ACGT" * 100])[0].n_windows == 1  # still usable
+    engine.close()
+    engine.close()
+    try:
+        engine.info
+        raise SystemExit("a closed engine answers")
+    except ValueError:
+        pass
+
+
+def embed(model, fasta, npy):
+    due = numpy.load(npy)
+    seqs = read_fasta(fasta)
+    with virnucpro.load(model=model, device="cpu", precision="fp32") as engine:
+        got = engine.embed(seqs)
+        assert got.dtype == numpy.float32 and got.shape == due.shape
+        assert got.tobytes() == due.tobytes()
+        assert engine.embed([]).shape == (0, due.shape[1])
+        assert numpy.isnan(engine.embed([""])).all()
+        assert not numpy.array_equal(engine.embed(seqs[:2], pool="cls"), got[:2])
+        parts = [None] * 4
+
+        def work(i):
+            parts[i] = engine.embed(seqs[i::4])
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        for i in range(4):
+            assert parts[i].tobytes() == due[i::4].tobytes()
+
+
+{"predict": predict, "errors": errors, "embed": embed}[sys.argv[1]](*sys.argv[2:])
