@@ -2,7 +2,7 @@
 // translate: windows and open frames alone, in the three files of the original (chunked.fa,
 // nucleotide.fa, protein.faa). One thread, one record in memory; the files appear together at the
 // end. A record without bases makes no window (the original divides by zero there) and is counted.
-#include "run/run.h"
+#include "run/engine.h"
 
 #include "out/out.h"
 #include "seq/seq.h"
@@ -118,8 +118,10 @@ static vnp_status write_record(struct translation *t, const struct vnp_seq_recor
     return VNP_OK;
 }
 
-/* Tells the caller at most twice a second; it may end the run. */
+/* Ends an interrupted run; tells the caller at most twice a second, who may end it, too. */
 static vnp_status tell(struct translation *t) {
+    if (vnp_run_is_stop_requested())
+        return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted; nothing was written");
     double now = vnp_now_s();
     if (!t->opt->progress || now - t->told_s < 0.5) return VNP_OK;
     t->told_s = now;

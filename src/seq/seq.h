@@ -35,8 +35,10 @@ vnp_status vnp_seq_reader_open(const char *const *paths, size_t n_paths,
                                const struct vnp_seq_reader_options *opt,
                                struct vnp_seq_reader **out) VNP_WARN_UNUSED;
 void vnp_seq_reader_close(struct vnp_seq_reader *r);
-/* The next record, borrowed until the next call. *has_record = false at the end of all input.
- * FORMAT/TRUNCATED with file, line, byte and record for anything that is not sound. */
+/* The next record, borrowed until the next call. *has_record = false at the end of all input. A
+ * file that is empty or blank holds no record and is sound; input without any record is a finished
+ * job with empty tables, not an error. FORMAT/TRUNCATED with file, line, byte
+ * and record for anything that is not sound. */
 vnp_status vnp_seq_reader_next(struct vnp_seq_reader *r, struct vnp_seq_record *out,
                                bool *has_record) VNP_WARN_UNUSED;
 struct vnp_seq_reader_stats {

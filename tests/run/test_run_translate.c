@@ -180,12 +180,23 @@ static void test_cancel(void **state) {
     remove_out();
 }
 
+/* The last test: the request stays for the life of the process. */
+static void test_stop(void **state) {
+    (void)state;
+    struct vnp_run_counts counts;
+    vnp_run_request_stop();
+    assert_int_equal(
+        translate(VNP_TEST_SOURCE_DIR "/tests/data/bad_input/utf8_mark.fa", 0, &counts),
+        VNP_CANCELED);
+    for (int i = 0; i < 3; i++) assert_false(is_there(i));
+    remove_out();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),
-        cmocka_unit_test(test_odd_records),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_goldens),  cmocka_unit_test(test_odd_records),
+        cmocka_unit_test(test_failures), cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_stop),
     };
     return cmocka_run_group_tests_name("run translate", tests, NULL, NULL);
 }
