@@ -8,6 +8,13 @@ check "the note of the bundle is shown" grep -q 'note on this model' err
 check "counts add up" $compare counts s
 check "summary names the command" grep -q 'virnucpro predict' s/summary.json
 expect "model info of the bundle" 0 "" model info "$source_dir/models/virnucpro-random-tiny.safetensors"
+if [ -e "$source_dir/models/virnucpro-mini.safetensors" ]; then
+  expect "the demo's records" 0 "" predict "$ex/phage_lambda.fna" "$ex/sars_cov_2.fna" "$ex/listeria.fna" "$ex/human.fna" -o demo -q
+  check "the demo's calls" bash -c 'test "$(cut -f8 demo/contigs.tsv | tail -n +2 | tr "\n" " ")" = "virus virus other other "'
+  check "the demo's counts add up" $compare counts demo
+else
+  skip "the demo's calls" "no trained model is bundled"
+fi
 mkdir -p inst/bin inst/share/virnucpro/models
 cp "$program" inst/bin/
 cp "$source_dir"/models/*.safetensors inst/share/virnucpro/models/
