@@ -151,7 +151,7 @@ static void exec_destroy(struct vnp_exec *ex) {
     while (ex->tensors) {
         struct vnp_cpu_memory *t = ex->tensors;
         ex->tensors = t->next;
-        vnp_free_aligned(t->data);
+        vnp_cpu_free(t->data, t->n_bytes);
         free(t);
     }
     vnp_free_aligned(ex->queries);
@@ -203,7 +203,8 @@ static vnp_status tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t
     if (!t) return no_memory("a tensor", sizeof *t);
     t->next = ex->tensors;
     ex->tensors = t;
-    t->data = vnp_alloc_aligned(n_bytes);
+    t->n_bytes = n_bytes;
+    t->data = vnp_cpu_alloc(n_bytes);
     if (!t->data) return no_memory("a tensor", n_bytes);
 #ifdef VNP_VERIFY
     memset(t->data, 0xff, n_bytes); /* NaN in every type */

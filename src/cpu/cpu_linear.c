@@ -50,8 +50,7 @@ enum vnp_dtype vnp_cpu_site_dtype(const struct vnp_device *dev, enum vnp_site si
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* Zeroed; large ones in huge pages, touched first by the thread that packs. */
-static void *weights_alloc(size_t n_bytes) {
+void *vnp_cpu_alloc(size_t n_bytes) {
     if (n_bytes < HUGE_BYTES) return vnp_alloc_aligned(n_bytes);
     void *p = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
@@ -59,7 +58,7 @@ static void *weights_alloc(size_t n_bytes) {
     return p;
 }
 
-static void weights_free(void *p, size_t n_bytes) {
+void vnp_cpu_free(void *p, size_t n_bytes) {
     if (n_bytes < HUGE_BYTES)
         vnp_free_aligned(p);
     else if (p)
@@ -69,7 +68,7 @@ static void weights_free(void *p, size_t n_bytes) {
 void vnp_cpu_linear_destroy(struct vnp_device *dev, struct vnp_linear *w) {
     (void)dev;
     if (!w) return;
-    weights_free(w->packed, w->packed_bytes);
+    vnp_cpu_free(w->packed, w->packed_bytes);
     vnp_free_aligned(w->bias);
     free(w);
 }
@@ -223,7 +222,7 @@ static vnp_status create(struct vnp_device *dev, struct vnp_linear *w,
         !vnp_size_add(n_bytes, n_last, &n_bytes))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: linear [%lld][%lld] is too large",
                         (long long)w->n_out, (long long)w->n_in);
-    w->packed = weights_alloc(n_bytes);
+    w->packed = vnp_cpu_alloc(n_bytes);
     if (!w->packed)
         return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "cpu: %zu bytes for a linear [%lld][%lld]",
                         n_bytes, (long long)w->n_out, (long long)w->n_in);

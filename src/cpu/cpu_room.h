@@ -84,6 +84,10 @@ void vnp_cpu_openmp_restore(const struct vnp_cpu_openmp *omp, int n_threads);
 /* Runs tasks on the device's team with oneDNN single-threaded in each. Takes dev->lock. */
 void vnp_cpu_run(struct vnp_device *dev, int64_t n_tasks, vnp_pool_fn *fn, void *ctx);
 
+/* Zeroed memory; large pieces ask for huge pages and are touched first by who writes them. */
+void *vnp_cpu_alloc(size_t n_bytes);
+void vnp_cpu_free(void *p, size_t n_bytes);
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 vnp_status vnp_cpu_linear_create(struct vnp_device *dev, const struct vnp_linear_desc *desc,
@@ -102,6 +106,7 @@ struct vnp_cpu_queries { /* a block of queries of one sequence */
 struct vnp_cpu_memory {
     struct vnp_cpu_memory *next;
     void *data;
+    size_t n_bytes;
 };
 struct vnp_exec {
     struct vnp_device *dev;

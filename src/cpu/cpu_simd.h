@@ -194,13 +194,19 @@ VF_INLINE vf vf_gelu(vf x) {
  */
 
 VF_INLINE vu vf_bf16_bits(vf x) { /* in the low 16 bits of each lane */
+#if defined(__AVX512BF16__)
+    return (vu)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
     vu u = (vu)x;
     vu r = (u + vu_set1(0x7fffu) + ((u >> 16) & vu_set1(1u))) >> 16;
     vi is_nan = (vi)(x != x);
     return (r & (vu)~is_nan) | (((u >> 16) | vu_set1(0x40u)) & (vu)is_nan);
+#endif
 }
 VF_INLINE void vf_store_bf16(uint16_t *p, vf x) {
-#if W == 16
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#elif W == 16
     _mm256_storeu_si256((__m256i *)(void *)p,
                         _mm512_cvtepi32_epi16((__m512i)(__v16si)vf_bf16_bits(x)));
 #else
@@ -214,13 +220,6 @@ VF_INLINE void vf_store_bf16_n(uint16_t *p, vf x, int64_t n) {
     memcpy(t, &b, sizeof t);
     for (int64_t i = 0; i < n; i++) p[i] = (uint16_t)t[i];
 }
-VF_INLINE uint32_t f32_bf16_bits(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    if (x != x) return u >> 16 | 0x40u;
-    return (u + 0x7fffu + (u >> 16 & 1)) >> 16;
-}
-
 /* c + lo(a) lo(b) + hi(a) hi(b), a and b pairs of BF16 a lane. */
 VF_INLINE vf vf_dot_bf16(vf c, vu a, vu b) {
 #if defined(__AVX512BF16__)

@@ -30,6 +30,7 @@
 #else
 #define TILE_ROWS 4
 #endif
+#define PREFETCH_ROWS 16
 #define LD_Q VNP_CPU_MAX_HEAD_DIM     /* words from query to query */
 #define LD_S (VNP_CPU_KEY_BLOCK + 64) /* floats from score row to score row */
 
@@ -95,22 +96,31 @@ static void load_row(const struct vnp_cpu_attention_args *a, const float *restri
     }
 }
 
-/* Dh floats as words: themselves, or BF16 pairs (in place is allowed). */
+/* Dh floats as words: themselves, or BF16 pairs (in place is allowed: stores stay behind loads). */
 VF_INLINE void row_words(const float *row, uint32_t *words, int64_t head_dim, const bool is_bf16) {
     if (!is_bf16) {
         if ((const void *)row != (void *)words) memcpy(words, row, (size_t)head_dim * 4);
         return;
     }
-    uint32_t t[VNP_CPU_MAX_HEAD_DIM / 2];
-    for (int64_t i = 0; i < head_dim / 2; i++)
-        t[i] = f32_bf16_bits(row[2 * i]) | f32_bf16_bits(row[2 * i + 1]) << 16;
-    memcpy(words, t, (size_t)head_dim * 2);
+    uint16_t *pairs = (uint16_t *)(void *)words;
+    int64_t i = 0;
+    for (; i + W <= head_dim; i += W) vf_store_bf16(pairs + i, vf_load(row + i));
+    if (i < head_dim) vf_store_bf16_n(pairs + i, vf_load_n(row + i, head_dim - i), head_dim - i);
+}
+
+/* Rows of the packed batch lie 12 D bytes apart, in no order the hardware foresees. */
+VF_INLINE void prefetch_row(const struct vnp_cpu_attention_args *a, const float *base,
+                            int64_t row) {
+    if (row >= a->n_keys) return;
+    for (int64_t i = 0; i < a->head_dim; i += 16) __builtin_prefetch(base + row * a->ld + i);
 }
 
 VF_INLINE void pack_queries(const struct head *h, const bool is_bf16) {
     const struct vnp_cpu_attention_args *a = h->a;
     const int64_t n = a->q_end - a->q_first, n_pad = VNP_ALIGN_UP(n, TILE_ROWS);
     for (int64_t r = 0; r < n; r++) {
+        prefetch_row(a, a->q, a->q_first + r + PREFETCH_ROWS);
+        prefetch_row(a, a->k, r); /* the first keys come next */
         load_row(a, a->q + (a->q_first + r) * a->ld, a->q_first + r, a->scale, h->row);
         row_words(h->row, h->q + r * LD_Q, a->head_dim, is_bf16);
     }
@@ -126,6 +136,8 @@ VF_INLINE void pack_keys(const struct head *h, int64_t first, int64_t n, const b
         for (int64_t i = 0; i < W; i++) {
             float *row = h->row + i * LD_Q;
             if (j + i < n) {
+                prefetch_row(a, a->k, first + j + i + PREFETCH_ROWS);
+                prefetch_row(a, a->v, first + j + i);
                 load_row(a, a->k + (first + j + i) * a->ld, first + j + i, 1.0f, row);
                 row_words(row, rows + i * LD_Q, a->head_dim, is_bf16);
                 for (int64_t w = h->n_words; w < n_words_pad; w++) rows[i * LD_Q + w] = 0;
