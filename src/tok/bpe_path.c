@@ -10,6 +10,8 @@
 // further left matter, by parity, and every token left of the first cut that is crossed holds an
 // even part of the run. Needs merges in building order, one merge a token, tokens that encode to
 // themselves: checked here; other models keep to merging.
+// Measured (bench_tok, published tokenizer, bacterial DNA, busy machine, CPU time): 63 MB/s against
+// 23 with one list per rank; 2.7 tokens tried and 0.5 steps back a token of 4.6 letters.
 // Source of the idea: the linear-time encoder of github/rust-gems (crate bpe); table and code ours.
 #include "tok/bpe.h"
 
