@@ -336,12 +336,13 @@ static vnp_status layernorm(struct vnp_exec *ex, const struct vnp_norm_params *p
 /* ---- attention ------------------------------------------------------------------------------- */
 
 /* Tables for positions 0..n-1, computed in double, kept from batch to batch. */
-static void fill_angles(struct vnp_exec *ex, int64_t head_dim, int64_t n) {
-    const int64_t half = head_dim / 2;
-    if (ex->angle_dim != head_dim) ex->n_angles = 0;
+static void fill_angles(struct vnp_exec *ex, const struct vnp_attention_params *p, int64_t n) {
+    const int64_t head_dim = p->head_dim, half = head_dim / 2;
+    if (ex->angle_dim != head_dim || ex->angle_dtype != p->freq_dtype) ex->n_angles = 0;
     ex->angle_dim = head_dim;
+    ex->angle_dtype = p->freq_dtype;
     for (int64_t i = 0; i < half && ex->n_angles < n; i++) {
-        const double rate = pow(10000.0, -2.0 * (double)i / (double)head_dim);
+        const double rate = vnp_op_rotary_freq(i, head_dim, p->freq_dtype);
         for (int64_t t = ex->n_angles; t < n; t++) {
             ex->cosines[t * half + i] = (float)cos((double)t * rate);
             ex->sines[t * half + i] = (float)sin((double)t * rate);
@@ -401,7 +402,7 @@ static vnp_status attention(struct vnp_exec *ex, const struct vnp_attention_para
     if (qkv->dtype != VNP_F32 || out->dtype != vnp_cpu_site_dtype(ex->dev, VNP_SITE_ATTN_OUT))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: attention from %s to %s",
                         vnp_dtype_name(qkv->dtype), vnp_dtype_name(out->dtype));
-    if (p->has_rotary) fill_angles(ex, p->head_dim, ex->pack->max_len);
+    if (p->has_rotary) fill_angles(ex, p, ex->pack->max_len);
     struct attention_job job = {ex, p, qkv, out};
     vnp_cpu_run(ex->dev, ex->n_queries * p->n_heads, attention_task, &job);
     return VNP_OK;

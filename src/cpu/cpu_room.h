@@ -116,6 +116,7 @@ struct vnp_exec {
     int64_t n_queries;
     float *row_scale;            /* [max_tokens] */
     float *cosines, *sines;      /* [max_tokens][angle_dim / 2], filled as lengths come */
+    enum vnp_dtype angle_dtype;  /* of the tables' frequencies */
     int64_t angle_dim, n_angles; /* head size and positions the tables hold */
     struct vnp_cpu_memory *tensors;
 };

@@ -4,6 +4,7 @@
 // integer arithmetic, so that they give the same bits on every machine and in every rounding mode.
 #include "op/op.h"
 
+#include <math.h>
 #include <string.h>
 #include <strings.h>
 
@@ -347,4 +348,11 @@ vnp_status vnp_op_check_attention(const struct vnp_attention_params *p,
     if (!(p->scale > 0)) return bad("attention: scale %g", (double)p->scale);
     VNP_TRY(check_tensor("attention", "qkv", qkv, n_tokens, 3 * p->n_heads * p->head_dim));
     return check_tensor("attention", "result", out, n_tokens, p->n_heads * p->head_dim);
+}
+
+double vnp_op_rotary_freq(int64_t i, int64_t head_dim, enum vnp_dtype freq_dtype) {
+    double freq = pow(10000.0, -2.0 * (double)i / (double)head_dim);
+    if (freq_dtype == VNP_F16) return (double)vnp_f16_to_f32(vnp_f32_to_f16((float)freq));
+    if (freq_dtype == VNP_BF16) return (double)vnp_bf16_to_f32(vnp_f32_to_bf16((float)freq));
+    return freq;
 }

@@ -162,6 +162,9 @@ struct vnp_attention_params {
                             better angles in every precision */
     const float *slopes; /* device, [H] f32 (const_create), or NULL. ALiBi: score -=
                             slope_h * |i - j| */
+    enum vnp_dtype freq_dtype; /* rotary: 10000^(-2i/Dh) is first rounded to this type, F16 or
+                                  BF16; anything else leaves it as it is. Models stored in FP16
+                                  keep their frequencies so, and their vectors show it */
 };
 
 enum vnp_pool_kind { VNP_POOL_NONE = 0, VNP_POOL_MEAN, VNP_POOL_CLS };
@@ -277,6 +280,9 @@ vnp_status vnp_op_check_linear(int64_t n_out, int64_t n_in, int64_t gate_rows,
 vnp_status vnp_op_check_pool(const struct vnp_pool_params *p, const struct vnp_tensor *x,
                              const struct vnp_tensor *out, int64_t n_tokens,
                              int64_t n_seqs) VNP_WARN_UNUSED;
+
+/* 10000^(-2i/Dh) as attention uses it, for the tables of a backend. */
+double vnp_op_rotary_freq(int64_t i, int64_t head_dim, enum vnp_dtype freq_dtype);
 
 /* Scalar conversions, round to nearest even; shared by all rooms that touch stored types. */
 uint16_t vnp_f32_to_bf16(float x);

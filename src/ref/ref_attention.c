@@ -2,7 +2,9 @@
 // softmax(scale q k^T + bias) v inside each sequence, with rotary positions or ALiBi. First q and k
 // of every sequence are scaled and rotated (angles in FP64, Su et al. 2021), k is laid out
 // transposed; then each row's scores, softmax and sum are taken in FP64 in the order of positions.
-// A row sees its own sequence only, so its result knows nothing of the pack.
+// A row sees its own sequence only, so its result knows nothing of the pack. Emulation rounds what
+// a backend of that type would hold in it: qkv as stored, q and k after the rotation, the weights
+// after the division by their sum (docs/numerics.md).
 #include "ref/ref_room.h"
 
 #include <math.h>
@@ -33,7 +35,7 @@ static void turn(const struct vnp_attention_params *p, float *x, double factor, 
         return;
     }
     for (int64_t i = 0; i < half; i++) {
-        double angle = (double)t * pow(10000.0, -2.0 * (double)i / (double)p->head_dim);
+        double angle = (double)t * vnp_op_rotary_freq(i, p->head_dim, p->freq_dtype);
         double c = cos(angle), s = sin(angle);
         double a = factor * (double)x[i], b = factor * (double)x[half + i];
         x[i] = (float)(a * c - b * s);
@@ -55,12 +57,14 @@ static void prepare_task(void *ctx, int64_t task, int thread) {
         float *q = job->ex->heads + row * d, *v = job->ex->heads + (2 * pack->n_tokens + row) * d;
         memcpy(q, src, (size_t)d * sizeof *q);
         memcpy(v, src + 2 * d, (size_t)d * sizeof *v);
+        vnp_ref_round_attention(rounding, d, q);
         vnp_ref_round_attention(rounding, d, v);
         for (int64_t h = 0; h < n_heads; h++) {
             float *keys = keys_of(job, s, h);
             turn(job->p, q + h * dh, (double)job->p->scale, t);
             vnp_ref_round_attention(rounding, dh, q + h * dh);
             memcpy(k, src + d + h * dh, (size_t)dh * sizeof *k);
+            vnp_ref_round_attention(rounding, dh, k);
             turn(job->p, k, 1.0, t);
             vnp_ref_round_attention(rounding, dh, k);
             for (int64_t i = 0; i < dh; i++) keys[i * n + t] = k[i];
@@ -81,7 +85,9 @@ static double softmax(const struct job *job, int64_t n, int64_t t, float slope, 
     return sum;
 }
 
-static void round_weights(enum vnp_precision rounding, int64_t n, double *e) {
+/* e becomes the weights, rounded. */
+static void finish_weights(enum vnp_precision rounding, int64_t n, double total, double *e) {
+    for (int64_t j = 0; j < n; j++) e[j] /= total;
     if (rounding == VNP_PREC_FP32) return;
     for (int64_t j = 0; j < n; j++) {
         float p = (float)e[j];
@@ -111,11 +117,11 @@ static void rows_task(void *ctx, int64_t task, int thread) {
                     e[j] += (double)q[h * dh + i] * (double)keys[i * n + j];
             float slope = job->p->slopes ? job->p->slopes[h] : 0;
             double total = softmax(job, n, row - first, slope, e);
-            round_weights(job->ex->dev->rounding, n, e);
+            finish_weights(job->ex->dev->rounding, n, total, e);
             for (int64_t i = 0; i < dh; i++) sums[i] = 0;
             for (int64_t j = 0; j < n; j++)
                 for (int64_t i = 0; i < dh; i++) sums[i] += e[j] * (double)v[j * d + h * dh + i];
-            for (int64_t i = 0; i < dh; i++) out[h * dh + i] = (float)(sums[i] / total);
+            for (int64_t i = 0; i < dh; i++) out[h * dh + i] = (float)sums[i];
         }
     }
 }
