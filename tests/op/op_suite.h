@@ -670,7 +670,11 @@ static void suite_linear(struct suite *s, struct suite_linear_case c) {
 
 /* ---- attention ----------------------------------------------------------------------------- */
 
-enum suite_positions { SUITE_NONE, SUITE_ALIBI, SUITE_ROTARY };
+enum suite_positions { SUITE_NONE, SUITE_ALIBI, SUITE_ROTARY, SUITE_ROTARY_F16 };
+
+static bool suite_is_rotary(enum suite_positions p) {
+    return p == SUITE_ROTARY || p == SUITE_ROTARY_F16;
+}
 
 struct suite_attention_case {
     int64_t n_heads, head_dim;
@@ -701,7 +705,7 @@ static void suite_attention_error(const struct suite *s, const struct suite_atte
     double eps = suite_operand_eps(s->config->device.precision);
     double q_len = suite_length(qkv + t * 3 * d + h * dh, dh) / sqrt((double)dh);
     double u =
-        ((double)dh + 16 + (c->positions == SUITE_ROTARY ? 2.0 * (double)n : 0)) * SUITE_U + eps;
+        ((double)dh + 16 + (suite_is_rotary(c->positions) ? 2.0 * (double)n : 0)) * SUITE_U + eps;
     double mean_shift = 0;
     for (int64_t j = 0; j < n; j++) {
         double alibi = c->positions == SUITE_ALIBI ? 2 * SUITE_U * (double)n : 0;
@@ -732,7 +736,7 @@ static void suite_weights(const struct suite_attention_case *c, const float *qkv
             double re = (double)q[i] * (double)k[i] + (double)q[half + i] * (double)k[half + i];
             double im = (double)q[i] * (double)k[half + i] - (double)q[half + i] * (double)k[i];
             double cs = 1, sn = 0;
-            if (c->positions == SUITE_ROTARY) {
+            if (suite_is_rotary(c->positions)) {
                 int64_t lag = t - j;
                 cs = turn[2 * ((lag < 0 ? -lag : lag) * half + i)];
                 sn = (lag < 0 ? -1 : 1) * turn[2 * ((lag < 0 ? -lag : lag) * half + i) + 1];
@@ -752,7 +756,10 @@ static double *suite_turns(const struct suite_attention_case *c, int64_t n) {
     double *turn = malloc((size_t)(n * half) * 2 * sizeof *turn);
     for (int64_t t = 0; t < n; t++)
         for (int64_t i = 0; i < half; i++) {
-            double angle = (double)t * pow(10000.0, -2.0 * (double)i / (double)c->head_dim);
+            double freq = pow(10000.0, -2.0 * (double)i / (double)c->head_dim);
+            if (c->positions == SUITE_ROTARY_F16)
+                freq = (double)vnp_f16_to_f32(vnp_f32_to_f16((float)freq));
+            double angle = (double)t * freq;
             turn[2 * (t * half + i)] = cos(angle), turn[2 * (t * half + i) + 1] = sin(angle);
         }
     return turn;
@@ -806,7 +813,7 @@ static float *suite_qkv(struct suite *s, const struct suite_attention_case *c,
 }
 
 static void suite_attention(struct suite *s, struct suite_attention_case c) {
-    static const char *const positions[] = {"none", "alibi", "rotary"};
+    static const char *const positions[] = {"none", "alibi", "rotary", "rotary-f16"};
     if (!suite_begin(s, "attention H=%lld Dh=%lld %s S=%d first=%d size=%g equal=%d",
                      (long long)c.n_heads, (long long)c.head_dim, positions[c.positions], c.n_seqs,
                      c.lengths[0], (double)c.size, c.is_equal))
@@ -823,11 +830,13 @@ static void suite_attention(struct suite *s, struct suite_attention_case c) {
             struct suite_tensor in = suite_tensor(s, sides[i], VNP_SITE_QKV, n, 3 * d);
             struct suite_tensor out = suite_tensor(s, sides[i], VNP_SITE_ATTN_OUT, n, d);
             float *sl = suite_const(s, sides[i], 1, c.n_heads, slopes);
-            struct vnp_attention_params p = {.n_heads = c.n_heads,
-                                             .head_dim = c.head_dim,
-                                             .scale = (float)(1 / sqrt((double)c.head_dim)),
-                                             .has_rotary = c.positions == SUITE_ROTARY,
-                                             .slopes = c.positions == SUITE_ALIBI ? sl : NULL};
+            struct vnp_attention_params p = {
+                .n_heads = c.n_heads,
+                .head_dim = c.head_dim,
+                .scale = (float)(1 / sqrt((double)c.head_dim)),
+                .has_rotary = suite_is_rotary(c.positions),
+                .freq_dtype = c.positions == SUITE_ROTARY_F16 ? VNP_F16 : VNP_F32,
+                .slopes = c.positions == SUITE_ALIBI ? sl : NULL};
             suite_put(&in, qkv);
             if (i == 0) free(qkv), qkv = suite_get(&in);
             suite_freeze(&in);
@@ -956,8 +965,12 @@ static bool suite_chain_run(struct suite *s, struct suite_side *side, const stru
     float *slopes = suite_const(s, side, 1, c->h, c->slopes);
     struct vnp_embed_params pe = {table, NULL, c->vocab, !c->is_gated, 32};
     struct vnp_norm_params pn = {ones, ones, 1e-5f};
-    struct vnp_attention_params pa = {c->h, d / c->h, (float)(1 / sqrt((double)(d / c->h))),
-                                      !c->is_gated, c->is_gated ? slopes : NULL};
+    struct vnp_attention_params pa = {c->h,
+                                      d / c->h,
+                                      (float)(1 / sqrt((double)(d / c->h))),
+                                      !c->is_gated,
+                                      c->is_gated ? slopes : NULL,
+                                      VNP_F32};
     struct vnp_pool_params pp = {VNP_POOL_MEAN, 0, 0, 0};
     ok = ok && suite_ok(s, b->batch_begin(side->ex, pack), "batch_begin");
     ok = ok && suite_ok(s, b->embed(side->ex, &pe, &t[0]), "embed");
@@ -1237,7 +1250,8 @@ static void suite_attention_cases(struct suite *s) {
             for (size_t i = 0; i < VNP_COUNT(packs); i++) {
                 if (s->config->is_quick && ((size_t)h + i + k) % 3) continue;
                 if (packs[i].lengths == longest && h > (s->config->is_quick ? 1 : 2)) continue;
-                for (int p = SUITE_NONE; p <= SUITE_ROTARY; p++) {
+                for (int p = SUITE_NONE; p <= SUITE_ROTARY_F16; p++) {
+                    if (p == SUITE_ROTARY_F16 && packs[i].n == 1) continue;
                     struct suite_attention_case c = {
                         h, head_dims[k], (enum suite_positions)p, packs[i].n, packs[i].lengths,
                         1, false};
