@@ -253,6 +253,9 @@ struct vnp_backend {
     /* Host backends only. z [S][n_in], out [S][2]: softmax {other, virus}; rows independent. */
     vnp_status (*classify)(struct vnp_device *dev, const struct vnp_classifier_params *p,
                            const float *z, int64_t n_rows, float *out);
+    /* Elements of pooled vectors of the batch last waited for that are NaN or infinite (FP16
+     * overflow: run that pack again in BF16 or FP32). NULL: the backend does not look. */
+    int64_t (*exec_n_nonfinite)(const struct vnp_exec *ex);
 };
 
 /* What a model needs; every pointer named must be there. */
