@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT
+ * Execution contexts: a stream, the batch in flight, tensors, results on their way back. After
+ * exec_create and tensor_create nothing is allocated. The host enqueues and never waits but in
+ * exec_wait and, in batch_begin, for the copies of the batch before. */
+#include "cuda_room.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_READ_BYTES ((size_t)64 << 20)
+
+void vnp_cuda_exec_destroy(struct vnp_exec *ex) {
+    if (!ex) return;
+    (void)cudaSetDevice(ex->dev->idx);
+    if (ex->stream) (void)cudaStreamSynchronize(ex->stream);
+    for (int i = 0; i < ex->n_tensors; i++) {
+        (void)cudaFree(ex->tensor[i]);
+        (void)cudaFree(ex->tensor_scale[i]);
+    }
+    (void)cudaFreeHost(ex->h_batch);
+    (void)cudaFree(ex->d_batch);
+    (void)cudaFree(ex->d_row_start);
+    (void)cudaFree(ex->rotary);
+    (void)cudaFree(ex->scratch);
+    (void)cudaFreeHost(ex->h_read);
+    (void)cudaFree(ex->d_bad);
+    (void)cudaFreeHost(ex->h_bad);
+    if (ex->uploaded) (void)cudaEventDestroy(ex->uploaded);
+    if (ex->stream) (void)cudaStreamDestroy(ex->stream);
+    (void)cudaGetLastError();
+    free(ex);
+}
+
+/* Bytes of scratch: what a precision's paths need beside the model's own tensors. */
+static size_t scratch_bytes(const struct vnp_device *dev, const struct vnp_exec_limits *l) {
+    size_t rows = (size_t)l->max_tokens, cols = (size_t)l->max_cols;
+    size_t piece = VNP_CUDA_LT_ROWS * (cols + 64); /* of a in 16 bits, of the sums in FP32 */
+    if (dev->precision == VNP_PREC_FP32) return rows * 2 * cols * sizeof(float);
+    if (dev->precision == VNP_PREC_FP8) return rows * (cols + 64) * 2;
+    return dev->lt ? piece * (2 + sizeof(float)) : 0;
+}
+
+static vnp_status exec_fill(struct vnp_exec *ex) {
+    int64_t n_tokens = ex->limits.max_tokens, n_seqs = ex->limits.max_seqs;
+    size_t off_cu = (size_t)VNP_ALIGN_UP(n_tokens * 2, 256);
+    size_t off_tiles = off_cu + (size_t)VNP_ALIGN_UP((n_seqs + 1) * 4, 256);
+    ex->max_tiles = n_tokens / 32 + n_seqs + 1;
+    ex->batch_bytes = off_tiles + (size_t)ex->max_tiles * sizeof(struct vnp_cuda_tile);
+    ex->scratch_bytes = scratch_bytes(ex->dev, &ex->limits);
+    size_t n_read = (size_t)n_seqs * (size_t)ex->limits.max_cols * sizeof(float);
+    ex->read_bytes = VNP_MIN(n_read, MAX_READ_BYTES);
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    VNP_CUDA(cudaStreamCreateWithFlags(&ex->stream, cudaStreamNonBlocking));
+    VNP_CUDA(cudaEventCreateWithFlags(&ex->uploaded, cudaEventDisableTiming));
+    VNP_CUDA(cudaMallocHost(&ex->h_batch, ex->batch_bytes));
+    VNP_CUDA(cudaMalloc(&ex->d_batch, ex->batch_bytes));
+    ex->d_tokens = ex->d_batch;
+    ex->d_cu = (void *)((char *)ex->d_batch + off_cu);
+    ex->d_tiles = (void *)((char *)ex->d_batch + off_tiles);
+    VNP_CUDA(cudaMalloc((void **)&ex->d_row_start, (size_t)n_tokens * 8));
+    ex->d_row_len = ex->d_row_start + n_tokens;
+    VNP_CUDA(cudaMalloc((void **)&ex->rotary,
+                        (size_t)(n_tokens + VNP_CUDA_ROTARY_SPARE) * 64 * sizeof(float2)));
+    if (ex->scratch_bytes > 0) VNP_CUDA(cudaMalloc(&ex->scratch, ex->scratch_bytes));
+    VNP_CUDA(cudaMallocHost((void **)&ex->h_read, ex->read_bytes));
+    VNP_CUDA(cudaMalloc((void **)&ex->d_bad, sizeof *ex->d_bad));
+    VNP_CUDA(cudaMallocHost((void **)&ex->h_bad, sizeof *ex->h_bad));
+    return VNP_OK;
+}
+
+vnp_status vnp_cuda_exec_create(struct vnp_device *dev, const struct vnp_exec_limits *limits,
+                                struct vnp_exec **out) {
+    *out = NULL;
+    if (limits->max_tokens < 1 || limits->max_seqs < 1 || limits->max_cols < 1 ||
+        limits->max_tokens > 1 << 24 || limits->max_seqs > 1 << 24 || limits->max_cols > 1 << 22)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                        "cuda: limits %lld tokens, %lld sequences, %lld columns",
+                        (long long)limits->max_tokens, (long long)limits->max_seqs,
+                        (long long)limits->max_cols);
+    struct vnp_exec *ex = calloc(1, sizeof *ex);
+    if (!ex) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "cuda: %zu bytes for a context", sizeof *ex);
+    ex->dev = dev;
+    ex->limits = *limits;
+    vnp_status status = exec_fill(ex);
+    if (status != VNP_OK) {
+        vnp_cuda_exec_destroy(ex);
+        return status;
+    }
+    *out = ex;
+    return VNP_OK;
+}
+
+vnp_status vnp_cuda_tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t max_rows,
+                                  int64_t cols, struct vnp_tensor *out) {
+    memset(out, 0, sizeof *out);
+    if ((unsigned)site >= VNP_SITE_COUNT || max_rows < 1 || cols < 1 || max_rows > 1 << 24 ||
+        cols > 1 << 22)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cuda: tensor [%lld][%lld] at site %d",
+                        (long long)max_rows, (long long)cols, (int)site);
+    if (ex->n_tensors == VNP_CUDA_MAX_TENSORS)
+        return vnp_fail(VNP_UNSUPPORTED, VNP_FROM_NONE, "cuda: more than %d tensors in a context",
+                        VNP_CUDA_MAX_TENSORS);
+    int64_t rows = max_rows;
+    int i = ex->n_tensors;
+    out->dtype = vnp_cuda_site_dtype(ex->dev, site);
+    out->rows = max_rows;
+    out->cols = cols;
+    out->ld = VNP_ALIGN_UP(cols, VNP_CUDA_LD_ALIGN);
+    size_t n_bytes = (size_t)rows * (size_t)out->ld * vnp_dtype_bytes(out->dtype);
+#ifdef VNP_VERIFY
+    int fill = 0xff; /* NaN in every type of the room */
+#else
+    int fill = 0;
+#endif
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    VNP_CUDA(cudaMalloc(&ex->tensor[i], n_bytes));
+    ex->tensor_scale[i] = NULL;
+    ex->tensor_bytes[i] = n_bytes;
+    ex->n_tensors++;
+    out->data = ex->tensor[i];
+    VNP_CUDA(cudaMemsetAsync(out->data, fill, n_bytes, ex->stream));
+    if (out->dtype == VNP_E4M3) {
+        VNP_CUDA(cudaMalloc((void **)&ex->tensor_scale[i], (size_t)rows * 2 * sizeof(float)));
+        VNP_CUDA(cudaMemsetAsync(ex->tensor_scale[i], fill, (size_t)rows * 2 * sizeof(float),
+                                 ex->stream));
+        ex->tensor_norm[i] = ex->tensor_scale[i] + rows;
+        out->scale = ex->tensor_scale[i];
+    }
+    return VNP_OK;
+}
+
+/* ---- the batch ----------------------------------------------------------------------------- */
+
+/* Tiles of a sequence longer than 64 tokens: one if its keys fit in shared memory together, else
+ * one for every 64 queries. */
+static int64_t plan_long(int32_t begin, int32_t len, struct vnp_cuda_tile *tiles) {
+    int32_t n_groups = (len + VNP_CUDA_TILE_ROWS - 1) / VNP_CUDA_TILE_ROWS;
+    bool is_whole = len <= VNP_CUDA_KEYS;
+    int32_t n = is_whole ? 1 : n_groups;
+    for (int32_t i = 0; i < n; i++) {
+        memset(&tiles[i], 0, sizeof tiles[i]);
+        tiles[i].q_row[0] = begin + i * VNP_CUDA_TILE_ROWS;
+        tiles[i].seq_row[0] = begin;
+        tiles[i].seq_len[0] = len;
+        tiles[i].is_long = 1;
+        tiles[i].n_rounds = is_whole ? n_groups : 1;
+    }
+    return n;
+}
+
+/* The tiles of the pack; short sequences together in order, next fit. */
+static int64_t plan_tiles(const struct vnp_pack *pack, struct vnp_cuda_tile *tiles) {
+    int64_t n = 0, open = -1; /* the tile short sequences are put into */
+    int used = 0;
+    for (int64_t s = 0; s < pack->n_seqs; s++) {
+        int32_t begin = pack->cu_seqlens[s], len = pack->cu_seqlens[s + 1] - begin;
+        int warps = (len + 15) / 16;
+        if (len > VNP_CUDA_TILE_ROWS) {
+            n += plan_long(begin, len, &tiles[n]);
+            continue;
+        }
+        if (open < 0 || used + warps > 4) {
+            open = n++;
+            used = 0;
+            memset(&tiles[open], 0, sizeof tiles[open]);
+            tiles[open].n_rounds = 1;
+        }
+        for (int w = 0; w < warps; w++, used++) {
+            tiles[open].q_row[used] = begin + 16 * w;
+            tiles[open].seq_row[used] = begin;
+            tiles[open].seq_len[used] = len;
+        }
+    }
+    return n;
+}
+
+vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack) {
+    ex->n_tokens = ex->n_seqs = ex->n_tiles = 0;
+    VNP_TRY(vnp_op_check_pack(pack, ex->limits.max_tokens, ex->limits.max_seqs));
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    VNP_CUDA(cudaEventSynchronize(ex->uploaded)); /* the pinned half is free again */
+    char *h = ex->h_batch;
+    size_t off_cu = (size_t)((char *)ex->d_cu - (char *)ex->d_batch);
+    size_t off_tiles = (size_t)((char *)ex->d_tiles - (char *)ex->d_batch);
+    memcpy(h, pack->tokens, (size_t)pack->n_tokens * sizeof *pack->tokens);
+    memcpy(h + off_cu, pack->cu_seqlens, (size_t)(pack->n_seqs + 1) * sizeof *pack->cu_seqlens);
+    int64_t n_tiles = plan_tiles(pack, (struct vnp_cuda_tile *)(void *)(h + off_tiles));
+    VNP_ASSERT(n_tiles <= ex->max_tiles);
+    size_t n_bytes = off_tiles + (size_t)n_tiles * sizeof(struct vnp_cuda_tile);
+    VNP_CUDA(cudaMemcpyAsync(ex->d_batch, h, (size_t)pack->n_tokens * 2, cudaMemcpyHostToDevice,
+                             ex->stream));
+    VNP_CUDA(cudaMemcpyAsync(ex->d_cu, h + off_cu, n_bytes - off_cu, cudaMemcpyHostToDevice,
+                             ex->stream));
+    VNP_CUDA(cudaEventRecord(ex->uploaded, ex->stream));
+    VNP_CUDA(cudaMemsetAsync(ex->d_bad, 0, sizeof *ex->d_bad, ex->stream));
+    if (ex->dev->precision == VNP_PREC_FP32)
+        VNP_CUDA(
+            vnp_cuda_row_map(ex->d_cu, pack->n_seqs, ex->d_row_start, ex->d_row_len, ex->stream));
+    ex->n_tokens = pack->n_tokens;
+    ex->n_seqs = pack->n_seqs;
+    ex->n_tiles = n_tiles;
+    ex->max_len = pack->max_len;
+    return VNP_OK;
+}
+
+/* ---- results ------------------------------------------------------------------------------- */
+
+/* Tensors that are not FP32 are read by tests only: through a buffer of the moment. */
+static vnp_status read_converted(struct vnp_exec *ex, const struct vnp_tensor *t, float *host_out) {
+    size_t n_bytes = (size_t)(t->rows * t->cols) * sizeof(float);
+    float *p = NULL;
+    VNP_CUDA(cudaMalloc((void **)&p, n_bytes));
+    cudaError_t e =
+        vnp_cuda_to_f32(t->data, t->dtype, t->scale, t->rows, t->cols, t->ld, p, ex->stream);
+    if (e == cudaSuccess)
+        e = cudaMemcpyAsync(host_out, p, n_bytes, cudaMemcpyDeviceToHost, ex->stream);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(ex->stream);
+    (void)cudaFree(p);
+    return e == cudaSuccess ? VNP_OK : vnp_cuda_fail(e, "reading a tensor");
+}
+
+vnp_status vnp_cuda_read_f32(struct vnp_exec *ex, const struct vnp_tensor *t, float *host_out) {
+    size_t row_bytes = (size_t)t->cols * sizeof(float), n_bytes = row_bytes * (size_t)t->rows;
+    if (t->rows == 0 || t->cols == 0) return VNP_OK;
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    if (t->dtype != VNP_F32) return read_converted(ex, t, host_out);
+    float *to = host_out;
+    bool is_pinned = ex->n_reads < VNP_CUDA_MAX_READS && n_bytes <= ex->read_bytes - ex->read_used;
+    if (is_pinned) to = ex->h_read + ex->read_used / sizeof(float);
+    VNP_CUDA(cudaMemcpy2DAsync(to, row_bytes, t->data, (size_t)t->ld * sizeof(float), row_bytes,
+                               (size_t)t->rows, cudaMemcpyDeviceToHost, ex->stream));
+    if (is_pinned) {
+        ex->reads[ex->n_reads++] = (struct vnp_cuda_read){host_out, to, (int64_t)n_bytes};
+        ex->read_used += n_bytes;
+    }
+    return VNP_OK;
+}
+
+vnp_status vnp_cuda_exec_wait(struct vnp_exec *ex) {
+    int n_reads = ex->n_reads;
+    ex->n_reads = 0;
+    ex->read_used = 0;
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    VNP_CUDA(cudaMemcpyAsync(ex->h_bad, ex->d_bad, sizeof *ex->h_bad, cudaMemcpyDeviceToHost,
+                             ex->stream));
+    VNP_CUDA(cudaStreamSynchronize(ex->stream));
+    for (int i = 0; i < n_reads; i++)
+        memcpy(ex->reads[i].host, ex->reads[i].pinned, (size_t)ex->reads[i].n_bytes);
+    ex->n_bad = *ex->h_bad;
+    return VNP_OK;
+}
+
+int64_t vnp_cuda_exec_n_nonfinite(const struct vnp_exec *ex) {
+    return ex->n_bad;
+}
