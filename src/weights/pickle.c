@@ -154,7 +154,7 @@ static vnp_status take_line(struct vnp_pickle *p, const char **text, size_t *n) 
 static vnp_status push_text(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_length_bytes) {
     uint64_t n;
     const uint8_t *text = NULL;
-    value *v;
+    value *v = NULL;
     VNP_TRY(take_uint(p, n_length_bytes, &n));
     VNP_TRY(take(p, n, &text));
     VNP_TRY(push_new(p, kind, &v));
@@ -164,7 +164,7 @@ static vnp_status push_text(struct vnp_pickle *p, enum vnp_pickle_kind kind, int
 }
 
 static vnp_status push_int(struct vnp_pickle *p, int64_t i) {
-    value *v;
+    value *v = NULL;
     VNP_TRY(push_new(p, VNP_PK_INT, &v));
     v->i = i;
     return VNP_OK;
@@ -174,7 +174,7 @@ static vnp_status push_int(struct vnp_pickle *p, int64_t i) {
 static vnp_status push_long(struct vnp_pickle *p, int n_length_bytes) {
     uint64_t n, bits = 0;
     const uint8_t *b = NULL;
-    value *v;
+    value *v = NULL;
     VNP_TRY(take_uint(p, n_length_bytes, &n));
     VNP_TRY(take(p, n, &b));
     if (n > 8) return push_new(p, VNP_PK_BIG, &v);
@@ -187,7 +187,7 @@ static vnp_status push_long(struct vnp_pickle *p, int n_length_bytes) {
 
 static vnp_status push_float(struct vnp_pickle *p) {
     const uint8_t *b = NULL;
-    value *v;
+    value *v = NULL;
     VNP_TRY(take(p, 8, &b));
     uint64_t bits = 0;
     for (int i = 0; i < 8; i++) bits = bits << 8 | b[i];
@@ -198,7 +198,7 @@ static vnp_status push_float(struct vnp_pickle *p) {
 
 static vnp_status push_global(struct vnp_pickle *p, const char *module, size_t n_module,
                               const char *name, size_t n_name) {
-    value *v;
+    value *v = NULL;
     if (n_module > 512 || n_name > 512) return bad(p, "a global's name is too long");
     VNP_TRY(push_new(p, VNP_PK_GLOBAL, &v));
     char *text = malloc(n_module + n_name + 2);
@@ -289,7 +289,7 @@ static vnp_status fail_call(const struct vnp_pickle *p, const value *f) {
 
 /* callable(*args) becomes a value when it is one of those that model files need. */
 static vnp_status reduce(struct vnp_pickle *p) {
-    value *args, *f, *v;
+    value *args = NULL, *f = NULL, *v = NULL;
     VNP_TRY(pop(p, &args));
     VNP_TRY(pop(p, &f));
     if (args->kind != VNP_PK_TUPLE) return bad(p, "arguments are no tuple");
@@ -334,7 +334,7 @@ static vnp_status reduce(struct vnp_pickle *p) {
 
 /* cls.__new__(cls, *args): an opaque object; the known containers become themselves. */
 static vnp_status new_object(struct vnp_pickle *p, bool has_kwargs) {
-    value *args, *cls, *v;
+    value *args = NULL, *cls = NULL, *v = NULL;
     if (has_kwargs) VNP_TRY(pop(p, &v));
     VNP_TRY(pop(p, &args));
     VNP_TRY(pop(p, &cls));
@@ -346,7 +346,7 @@ static vnp_status new_object(struct vnp_pickle *p, bool has_kwargs) {
 }
 
 static vnp_status build(struct vnp_pickle *p) {
-    value *state, *object;
+    value *state = NULL, *object = NULL;
     VNP_TRY(pop(p, &state));
     if (p->n_stack == 0 || p->stack[p->n_stack - 1] == &p->mark)
         return bad(p, "an object is missing");
@@ -407,7 +407,7 @@ static vnp_status push_sequence(struct vnp_pickle *p, enum vnp_pickle_kind kind,
 }
 
 static vnp_status stack_global(struct vnp_pickle *p) {
-    value *name, *module;
+    value *name = NULL, *module = NULL;
     VNP_TRY(pop(p, &name));
     VNP_TRY(pop(p, &module));
     if (name->kind != VNP_PK_STR || module->kind != VNP_PK_STR)
@@ -416,7 +416,7 @@ static vnp_status stack_global(struct vnp_pickle *p) {
 }
 
 static vnp_status persistent(struct vnp_pickle *p) {
-    value *id, *v;
+    value *id = NULL, *v = NULL;
     VNP_TRY(pop(p, &id));
     VNP_TRY(push_new(p, VNP_PK_STORAGE, &v));
     v->a = id;
@@ -424,11 +424,11 @@ static vnp_status persistent(struct vnp_pickle *p) {
 }
 
 static vnp_status push_kind(struct vnp_pickle *p, enum vnp_pickle_kind kind) {
-    value *v;
+    value *v = NULL;
     return push_new(p, kind, &v);
 }
 static vnp_status push_bool(struct vnp_pickle *p, bool is_true) {
-    value *v;
+    value *v = NULL;
     VNP_TRY(push_new(p, VNP_PK_BOOL, &v));
     v->i = is_true;
     return VNP_OK;
@@ -460,7 +460,7 @@ static vnp_status step_number(struct vnp_pickle *p, uint8_t op) {
 }
 
 static vnp_status step_rare(struct vnp_pickle *p, uint8_t op) {
-    value *v, **items;
+    value *v = NULL, **items = NULL;
     size_t n;
     switch (op) {
     case '0':
@@ -495,8 +495,8 @@ static vnp_status step_rare(struct vnp_pickle *p, uint8_t op) {
 }
 
 static vnp_status step(struct vnp_pickle *p, uint8_t op) {
-    const char *module, *name;
-    size_t n_module, n_name;
+    const char *module = NULL, *name = NULL;
+    size_t n_module = 0, n_name = 0;
     switch (op) {
     case '(':
         return push(p, &p->mark);
@@ -577,7 +577,7 @@ static vnp_status step(struct vnp_pickle *p, uint8_t op) {
 }
 
 static vnp_status run(struct vnp_pickle *p, const value **root) {
-    value *v;
+    value *v = NULL;
     if (p->n < 2 || p->data[0] != 0x80) {
         p->op_at = 0;
         return bad(p, "it does not begin with a protocol number");
