@@ -431,12 +431,15 @@ cudaError_t attention_pick(const struct vnp_cuda_attention_args *p, cudaStream_t
     return cudaErrorNotSupported;
 }
 
-/* rotary_table  {cos, sin} of position * 10000^(-2i/Dh), angles in FP64, rounded to FP32. Once. */
-__global__ void rotary_table(float2 *table, int64_t n, int half) {
+/* rotary_table  {cos, sin} of position * freq[i], angles in FP64, rounded to FP32. Once. */
+struct rotary_freq {
+    double of[VNP_CUDA_MAX_HALF];
+};
+__global__ void rotary_table(float2 *table, int64_t n, int half,
+                             const __grid_constant__ rotary_freq freq) {
     int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
     if (i >= n * half) return;
-    double angle =
-        static_cast<double>(i / half) * pow(10000.0, -static_cast<double>(i % half) / half);
+    double angle = static_cast<double>(i / half) * freq.of[i % half];
     table[i] = make_float2(static_cast<float>(cos(angle)), static_cast<float>(sin(angle)));
 }
 
@@ -506,11 +509,13 @@ __global__ void __launch_bounds__(128)
 } // namespace
 
 extern "C" cudaError_t vnp_cuda_rotary_table(float2 *table, int64_t n_pos, int64_t head_dim,
-                                             cudaStream_t stream) {
+                                             const double *freq, cudaStream_t stream) {
     int64_t n = n_pos * (head_dim / 2);
     if (n == 0) return cudaSuccess;
+    rotary_freq by_value = {};
+    for (int64_t i = 0; i < head_dim / 2; i++) by_value.of[i] = freq[i];
     rotary_table<<<static_cast<unsigned>((n + 255) / 256), 256, 0, stream>>>(
-        table, n_pos, static_cast<int>(head_dim / 2));
+        table, n_pos, static_cast<int>(head_dim / 2), by_value);
     return cudaGetLastError();
 }
 

@@ -209,11 +209,18 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
 
 /* ---- attention and pooling ------------------------------------------------------------------ */
 
-static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim) {
-    if (ex->rotary_dim == head_dim) return VNP_OK;
+static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim, enum vnp_dtype freq_dtype) {
+    double freq[VNP_CUDA_MAX_HALF];
+    if (ex->rotary_dim == head_dim && ex->rotary_freq_dtype == freq_dtype) return VNP_OK;
+    if (head_dim / 2 > VNP_CUDA_MAX_HALF)
+        return vnp_fail(VNP_UNSUPPORTED, VNP_FROM_MODEL, "cuda: rotary heads of %lld",
+                        (long long)head_dim);
+    for (int64_t i = 0; i < head_dim / 2; i++)
+        freq[i] = vnp_op_rotary_freq(i, head_dim, freq_dtype);
     VNP_CUDA(vnp_cuda_rotary_table(ex->rotary, ex->limits.max_tokens + VNP_CUDA_ROTARY_SPARE,
-                                   head_dim, ex->stream));
+                                   head_dim, freq, ex->stream));
     ex->rotary_dim = head_dim;
+    ex->rotary_freq_dtype = freq_dtype;
     return VNP_OK;
 }
 
@@ -225,7 +232,7 @@ vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention
     if (p->head_dim > 128 || p->head_dim % 2 != 0)
         return vnp_fail(VNP_UNSUPPORTED, VNP_FROM_MODEL, "cuda: heads of %lld columns",
                         (long long)p->head_dim);
-    if (p->has_rotary) VNP_TRY(fill_rotary(ex, p->head_dim));
+    if (p->has_rotary) VNP_TRY(fill_rotary(ex, p->head_dim, p->freq_dtype));
     struct vnp_cuda_attention_args a = {.qkv = qkv->data,
                                         .out = out->data,
                                         .tiles = ex->d_tiles,

@@ -31,6 +31,7 @@ struct vnp_cuda_tile {
     int32_t is_long, n_rounds, unused[2];
 };
 #define VNP_CUDA_KEYS 176 /* keys in shared memory at a time; a shorter sequence is one block's */
+#define VNP_CUDA_MAX_HALF 64      /* half of the widest head */
 #define VNP_CUDA_ROTARY_SPARE 256 /* positions of the table beyond the longest sequence */
 
 /* ---- launch parameters --------------------------------------------------------------------- */
@@ -111,8 +112,9 @@ cudaError_t vnp_cuda_pool(const struct vnp_cuda_pool_args *p, cudaStream_t strea
 /* row_start, row_len [N] from cu_seqlens. */
 cudaError_t vnp_cuda_row_map(const int32_t *cu_seqlens, int64_t n_seqs, int32_t *row_start,
                              int32_t *row_len, cudaStream_t stream);
+/* freq [head_dim / 2] host: 10000^(-2i/Dh), perhaps rounded (vnp_op_rotary_freq). */
 cudaError_t vnp_cuda_rotary_table(float2 *table, int64_t n_pos, int64_t head_dim,
-                                  cudaStream_t stream);
+                                  const double *freq, cudaStream_t stream);
 /* Rows of FP16 values to E4M3 with a scale a row. */
 cudaError_t vnp_cuda_quantise(const void *x, int64_t n_rows, int64_t n_cols, int64_t ld_x,
                               void *out, int64_t ld_out, float *scale, cudaStream_t stream);
@@ -203,6 +205,7 @@ struct vnp_exec {
     int64_t n_tokens, n_seqs, n_tiles, max_len, max_tiles;
     float2 *rotary; /* [max_tokens][half] of rotary_dim */
     int64_t rotary_dim;
+    enum vnp_dtype rotary_freq_dtype;
     void *scratch; /* FP32: rotated q and k; FP8: 16-bit results before they are quantised */
     size_t scratch_bytes;
     float *h_read; /* pinned, [read_bytes] */
