@@ -176,7 +176,7 @@ static vnp_status truth_load(const char *path, struct truth *t) {
     int all;
     VNP_TRY(group_of(t, "all", &all));
     VNP_TRY(each_line(path, truth_line, t));
-    qsort(t->rows, t->n, sizeof t->rows[0], by_id);
+    if (t->n) qsort(t->rows, t->n, sizeof t->rows[0], by_id);
     for (size_t i = 1; i < t->n; i++) {
         if (strcmp(t->rows[i].id, t->rows[i - 1].id) == 0) {
             vnp_fail(VNP_FORMAT, VNP_FROM_INPUT, "the id stands twice in the truth table");
