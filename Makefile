@@ -34,6 +34,7 @@ install: build-release
 
 bench: build-release
 	@for b in build/release/bench/bench_*; do [ ! -x "$$b" ] || { echo "== $$b"; "$$b" || exit 1; }; done
+	@build/release/virnucpro bench host && build/release/virnucpro bench pack
 
 cuda: build-cuda
 

@@ -67,6 +67,12 @@ int vnp_cli_fail(void);
 /* Version, command, wall, CPU ratio, peak RSS, tokens/s. */
 void vnp_cli_closing_lines(const char *command, double wall_s, int64_t n_tokens);
 
+/* ---- answers on stdout (cli_tools.c) -------------------------------------------------------- */
+
+void vnp_cli_json_text(const char *s); /* a quoted JSON string */
+/* All of stdout, or exit 74: a full disk behind a pipe must not pass for success. */
+int vnp_cli_flush(int rc);
+
 /* ---- commands ------------------------------------------------------------------------------- */
 
 int vnp_cli_predict(int argc, char **argv, const char *command_line);
@@ -77,5 +83,6 @@ int vnp_cli_merge(int argc, char **argv, const char *command_line);
 int vnp_cli_status(int argc, char **argv);
 int vnp_cli_evaluate(int argc, char **argv);
 int vnp_cli_doctor(int argc, char **argv);
+int vnp_cli_bench(int argc, char **argv);
 
 #endif

@@ -18,6 +18,7 @@ static const char program_help[] =
     "  merge DIR... -o DIR       one result from the folders of all shards\n"
     "  evaluate DIR --truth FILE judge a run against known answers\n"
     "  doctor                    what this machine offers and what is missing\n"
+    "  bench host|pack           measure parts of the program on this machine\n"
     "  help COMMAND              options and examples of a command\n"
     "\n"
     "  -h, --help   -V, --version\n"
@@ -188,6 +189,32 @@ static const char doctor_help[] =
     "example:\n"
     "  virnucpro doctor\n";
 
+static const char bench_help[] =
+    "usage: virnucpro bench host [FILE...] [--size MB] [--window N] [--threads N] [--models PATH]\n"
+    "                            [--dnabert PATH] [--json]\n"
+    "       virnucpro bench pack [--sequences N] [--json]\n"
+    "\n"
+    "Measures parts of the program on this machine and prints tables.\n"
+    "\n"
+    "host      the path without a model: reading, windows, frames and tokens on one core, then "
+    "the\n"
+    "          whole engine with a stand-in that answers at once. Without files: random DNA, and\n"
+    "          DNA made of genes\n"
+    "pack      the packer: fill of a budget of 16,896 tokens and sequences a second on one core\n"
+    "\n"
+    "      --size MB          host: of the made input                                       [64]\n"
+    "      --window N         host: window length in bases                                 [500]\n"
+    "      --threads N        host: threads that prepare             [one a CPU, at most 8]\n"
+    "      --models PATH      host: bundle or folder whose tokenizer is used  [the one shipped]\n"
+    "      --dnabert PATH     host: likewise, a DNABERT-S folder\n"
+    "      --sequences N      pack: how many of each kind                            [2000000]\n"
+    "      --json             one JSON list of rows\n"
+    "\n"
+    "examples:\n"
+    "  virnucpro bench host\n"
+    "  virnucpro bench host contigs.fa.gz --threads 2\n"
+    "  virnucpro bench pack --json\n";
+
 int vnp_cli_help(const char *command) {
     const char *parts[4] = {program_help, "", "", ""};
     if (command && strcmp(command, "predict") == 0) {
@@ -216,6 +243,8 @@ int vnp_cli_help(const char *command) {
         parts[0] = evaluate_help;
     } else if (command && strcmp(command, "doctor") == 0) {
         parts[0] = doctor_help;
+    } else if (command && strcmp(command, "bench") == 0) {
+        parts[0] = bench_help;
     } else if (command) {
         return vnp_cli_usage(NULL, "there is no help on '%s'", command);
     }

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print_json_text(const char *s) {
+void vnp_cli_json_text(const char *s) {
     putchar('"');
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
@@ -21,8 +21,7 @@ static void print_json_text(const char *s) {
     putchar('"');
 }
 
-/* All of stdout, or exit 74: a full disk behind a pipe must not pass for success. */
-static int flush_stdout(int rc) {
+int vnp_cli_flush(int rc) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return rc;
     fprintf(stderr, "virnucpro: error: standard output cannot be written\n");
     return rc ? rc : VNP_EXIT_IO;
@@ -76,10 +75,10 @@ static void print_model_json(const char *path, const vnp_model_info *m, bool is_
              {"dtype", m->dtype},
              {"digest", m->digest}};
     printf("%s\n  {\"path\": ", is_first ? "[" : ",");
-    print_json_text(path);
+    vnp_cli_json_text(path);
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         printf(", \"%s\": ", t[i].name);
-        print_json_text(t[i].v);
+        vnp_cli_json_text(t[i].v);
     }
     for (size_t i = 0; i < sizeof n / sizeof n[0]; i++)
         printf(", \"%s\": %lld", n[i].name, (long long)n[i].v);
@@ -110,7 +109,7 @@ static int model_info(const struct vnp_cli_args *args, bool is_json) {
         if (!is_json && note[0]) printf("  %-10s %s\n", "note", note);
     }
     if (is_json) printf("\n]\n");
-    return flush_stdout(0);
+    return vnp_cli_flush(0);
 }
 
 /* ---- model convert, model verify ------------------------------------------------------------ */
@@ -168,7 +167,7 @@ static int model_verify(const struct vnp_cli_args *args, const struct model_opti
         return vnp_cli_usage("model verify", "no model; name a folder or --esm, --dnabert, "
                                              "--classifier");
     vnp_status s = vnp_model_verify(&e, print_report, &n_bad);
-    int rc = flush_stdout(0);
+    int rc = vnp_cli_flush(0);
     return s == VNP_OK ? rc : vnp_cli_fail();
 }
 
@@ -250,7 +249,7 @@ static void print_status(const char *path, const vnp_folder_status *s) {
 
 static void print_status_json(const char *path, const vnp_folder_status *s) {
     printf("{\"path\": ");
-    print_json_text(path);
+    vnp_cli_json_text(path);
     printf(", \"state\": \"%s\", \"is_active\": %s, \"shard\": \"%s\"", s->state,
            s->is_active ? "true" : "false", s->shard);
     printf(", \"records\": %lld, \"windows\": %lld, \"frames\": %lld, \"tokens\": %lld",
@@ -286,7 +285,7 @@ int vnp_cli_status(int argc, char **argv) {
             print_status(args.positional[i], &s);
     }
     free(args.positional);
-    return flush_stdout(rc);
+    return vnp_cli_flush(rc);
 }
 
 /* ---- evaluate ------------------------------------------------------------------------------- */
@@ -310,7 +309,7 @@ int vnp_cli_evaluate(int argc, char **argv) {
         rc = vnp_cli_fail();
     if (rc == 0 && text) {
         fputs(text, stdout);
-        rc = flush_stdout(0);
+        rc = vnp_cli_flush(0);
     }
     vnp_text_free(text);
     free(args.positional);
@@ -331,7 +330,7 @@ int vnp_cli_doctor(int argc, char **argv) {
     else if (rc == 0 && args.n_positional)
         rc = vnp_cli_usage("doctor", "takes no '%s'", args.positional[0]);
     else if (rc == 0)
-        rc = flush_stdout(vnp_doctor(print_report, &n_bad) == VNP_OK ? 0 : vnp_cli_fail());
+        rc = vnp_cli_flush(vnp_doctor(print_report, &n_bad) == VNP_OK ? 0 : vnp_cli_fail());
     free(args.positional);
     return rc;
 }

@@ -73,6 +73,7 @@ static int dispatch(int argc, char **argv, const char *line) {
     if (strcmp(name, "merge") == 0) return vnp_cli_merge(argc - 2, argv + 2, line);
     if (strcmp(name, "evaluate") == 0) return vnp_cli_evaluate(argc - 2, argv + 2);
     if (strcmp(name, "doctor") == 0) return vnp_cli_doctor(argc - 2, argv + 2);
+    if (strcmp(name, "bench") == 0) return vnp_cli_bench(argc - 2, argv + 2);
     for (int i = 0; later[i]; i++)
         if (strcmp(name, later[i]) == 0)
             return vnp_cli_usage(NULL, "'%s' is not in version %s yet", name, vnp_version());

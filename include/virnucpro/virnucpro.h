@@ -496,6 +496,47 @@ VNP_API void vnp_text_free(char *text);
  */
 VNP_API vnp_status vnp_doctor(vnp_report_callback *fn, void *ctx) VNP_WARN_UNUSED;
 
+/* ---- benches -------------------------------------------------------------------------------- */
+
+typedef struct vnp_bench_cell {
+    const char *key, *title; /* for programs, for people (with the unit) */
+    double value;
+} vnp_bench_cell;
+/* Rows of one table come one after the other and have the same cells. */
+typedef struct vnp_bench_row {
+    const char *table, *name;
+    const vnp_bench_cell *cells;
+    size_t n_cells;
+} vnp_bench_row;
+typedef void vnp_bench_callback(void *ctx, const vnp_bench_row *row);
+
+typedef struct vnp_bench_options {
+    size_t size;
+    uint32_t version;
+    int32_t n_threads;         /* host: threads that prepare; 0: one a CPU, at most 8 */
+    const char *what;          /* "host": files to packs without a model; "pack": the packer */
+    const char *const *inputs; /* host: FASTA or FASTQ; none: random DNA and made genes */
+    size_t n_inputs;
+    const char *models, *dnabert; /* host: whose tokenizer; NULL: the model shipped */
+    int64_t n_bytes;              /* host: of made input; 0 is 64 MB */
+    int64_t n_sequences;          /* pack: 0 is 2,000,000 */
+    int32_t window_bp;            /* host: 0 is 500 */
+} vnp_bench_options;
+#define VNP_BENCH_OPTIONS_INIT                                                                     \
+    { sizeof(vnp_bench_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/** Measures a part of the program on this machine.
+ *
+ *  Shapes   options->inputs[n_inputs]; fn gets rows of cells.
+ *  Units    in the cells' titles. Rates "on one core" are of processor time.
+ *  Owner    strings and cells live during the callback only. Temporary files (TMPDIR) are removed.
+ *  Threads  any; fn is called from this thread.
+ *  Returns  VNP_OK; INVAL (no such bench), NOMEM, IO, and the errors of reading input or model.
+ *  Since    0.1        Source  none
+ */
+VNP_API vnp_status vnp_bench(const vnp_bench_options *options, vnp_bench_callback *fn,
+                             void *ctx) VNP_WARN_UNUSED;
+
 #ifdef __cplusplus
 }
 #endif

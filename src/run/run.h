@@ -100,6 +100,32 @@ struct vnp_run_merge_options {
 };
 vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt,
                          struct vnp_run_counts *out) VNP_WARN_UNUSED;
+/* ---- benches: figures a row at a time, nothing kept ------------------------------------------ */
+
+struct vnp_run_bench_cell {
+    const char *key, *title; /* for programs, for people */
+    double value;
+};
+struct vnp_run_bench_row { /* lives for the call; rows of one table come one after the other */
+    const char *table, *name;
+    const struct vnp_run_bench_cell *cells;
+    size_t n_cells;
+};
+typedef void vnp_run_bench_fn(void *ctx, const struct vnp_run_bench_row *row);
+struct vnp_run_bench_options {
+    const char *const *inputs; /* host: files; none: made ones */
+    size_t n_inputs;
+    struct vnp_checkpoint *dnabert; /* host: its tokenizer; NULL: no DNA tokens */
+    int64_t window_bp, n_bytes;     /* host: 0 is 500; of made input, 0 is 64 MB */
+    int64_t n_sequences;            /* pack: 0 is 2,000,000 */
+    int n_threads;                  /* host: that prepare blocks; < 1 = all */
+};
+/* The path from files to packs and back without a model. */
+vnp_status vnp_run_bench_host(const struct vnp_run_bench_options *opt, vnp_run_bench_fn *fn,
+                              void *ctx) VNP_WARN_UNUSED;
+/* The packer alone. */
+vnp_status vnp_run_bench_pack(const struct vnp_run_bench_options *opt, vnp_run_bench_fn *fn,
+                              void *ctx) VNP_WARN_UNUSED;
 /* Asks every run of this process to finish its packs and stop; async-signal-safe. */
 void vnp_run_request_stop(void);
 

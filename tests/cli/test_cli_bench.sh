@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# bench host and bench pack: tables for people, one JSON list for programs, nothing left behind.
+. "$(dirname "$0")/lib.sh"
+export TMPDIR=$scratch/tmp
+mkdir -p "$TMPDIR"
+expect "bench alone says what there is" 0 "" bench
+check "it names both" grep -qE '^host .*' out
+expect "unknown bench" 2 "no 'bench hots'; did you mean host" bench hots
+expect "pack takes no file" 2 "takes no 'a.fa'" bench pack a.fa
+expect "size is checked" 2 'out of range' bench host --size 0
+expect "pack" 0 "" bench pack --sequences 100000
+check "pack has three rows" test "$(grep -cE '^  (reads|windows|proteome)' out)" = 3
+expect "pack as JSON" 0 "" bench pack --sequences 200000 --json
+check "fill of at least 99.5 %" python3 - out <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))
+assert len(rows) == 3, rows
+for r in rows:
+    assert r["fill_percent"] >= 99.5, r
+    assert r["million_sequences_per_s"] > 0.5, r  # the bar is 5; this may be a sanitized build
+PY
+expect "host" 0 "" bench host --size 2 --threads 2 --models "$tiny"
+check "host has both inputs and the whole path" test "$(grep -c 'whole path' out)" = 2
+expect "host as JSON" 0 "" bench host --size 1 --json --models "$tiny"
+check "JSON is sound, the path feeds tokens" python3 - out <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))
+path = [r for r in rows if "whole path" in r["table"]]
+assert len(path) == 2 and path[1]["million_tokens_per_s"] > 0.1, path
+PY
+printf '>a\nACGTACGTAC\n>b\nGGGTTTACGATCGATCG\n' >a.fa
+expect "host over a file" 0 "" bench host a.fa --models "$tiny"
+expect "host over a file that is not there" 66 'nothing.fa' bench host nothing.fa --models "$tiny"
+expect "host with a model that is not there" 78 'no such model' bench host --models nothing
+check "temporary files are gone" test -z "$(ls -A "$TMPDIR")"
+TMPDIR=$scratch/nowhere expect "temporary folder is not there" 74 'TMPDIR' bench host --models "$tiny"
+finish
