@@ -64,7 +64,7 @@ static void plan(struct run_engine *e, struct run_device *device, int64_t window
     e->devices = device;
     e->n_devices = 1;
     e->n_prep = n_threads;
-    e->n_blocks = 12;
+    e->n_blocks = 144;
     e->budget_tokens = RUN_BENCH_BUDGET;
     e->max_seqs = RUN_BENCH_MAX_SEQS;
 }

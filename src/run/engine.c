@@ -52,6 +52,40 @@ void vnp_run_engine_incident(struct run_engine *e, const char *device, const cha
                 vnp_error_last()->text);
 }
 
+vnp_status vnp_run_engine_rows_take(struct run_engine *e, struct run_block *b, size_t n_bytes,
+                                    double *wait_s) {
+    double t = vnp_now_s();
+    int64_t n = (int64_t)n_bytes;
+    pthread_mutex_lock(&e->lock);
+    while (e->n_row_bytes + n > e->cap_row_bytes && b->serial != e->next_serial && !e->has_failed &&
+           !e->is_stopping)
+        pthread_cond_wait(&e->changed, &e->lock);
+    bool is_ending = e->has_failed || e->is_stopping;
+    e->n_row_bytes += n;
+    b->n_row_bytes = n;
+    e->n_kept_bytes -= (int64_t)b->rows.cap_bytes;
+    pthread_mutex_unlock(&e->lock);
+    *wait_s += vnp_now_s() - t;
+    vnp_status status = vnp_run_buffer_reserve(&b->rows, n_bytes);
+    pthread_mutex_lock(&e->lock);
+    e->n_kept_bytes += (int64_t)b->rows.cap_bytes;
+    pthread_mutex_unlock(&e->lock);
+    return is_ending ? VNP_CANCELED : status;
+}
+
+bool vnp_run_engine_block_give(struct run_engine *e, struct run_block *b) {
+    pthread_mutex_lock(&e->lock);
+    e->n_row_bytes -= b->n_row_bytes;
+    b->n_row_bytes = 0;
+    if (e->n_kept_bytes > 2 * e->cap_row_bytes) { /* blocks that were large and are not any more */
+        e->n_kept_bytes -= (int64_t)b->rows.cap_bytes;
+        vnp_run_buffer_fini(&b->rows);
+    }
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+    return vnp_run_queue_push(&e->free_blocks, b, NULL);
+}
+
 void vnp_run_engine_block_release(struct run_engine *e, struct run_block *b) {
     if (atomic_fetch_sub(&b->n_pending, 1) != 1) return;
     vnp_run_queue_push(&e->to_finish, b, NULL);
@@ -87,7 +121,9 @@ static vnp_status create_parts(struct run_engine *e) {
     e->blocks = calloc((size_t)e->n_blocks, sizeof *e->blocks);
     e->in_order = calloc((size_t)e->n_blocks, sizeof(struct run_block *));
     if (!e->blocks || !e->in_order) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "blocks");
+    if (e->cap_row_bytes < 1) e->cap_row_bytes = ((int64_t)128 + 32 * e->n_devices) << 20;
     VNP_TRY(vnp_run_queue_init(&e->free_blocks, (size_t)e->n_blocks));
+    e->free_blocks.is_stack = true;
     VNP_TRY(vnp_run_queue_init(&e->to_prep, (size_t)e->n_blocks));
     VNP_TRY(vnp_run_queue_init(&e->to_finish, (size_t)e->n_blocks));
     for (int i = 0; i < e->n_blocks; i++) {

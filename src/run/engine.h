@@ -9,9 +9,11 @@
  *                      straight into the block's rows [dna ; protein]
  *   finish (1 thread)  blocks whose vectors are all there -> classifier -> ledger
  *
- * Blocks come from a fixed set and return to it, so memory is bounded by their number; the reader
- * waits when none is free. Order of finishing is free, the ledger sorts by key.
- * Lock order: dispatcher, then dedup, then a queue; no stage holds one while it computes. */
+ * Blocks come from a fixed set and return to it; the reader waits when none is free. There are
+ * many, for the packer to choose from and because sparse ones hold little; what bounds memory is
+ * the bytes of the rows in flight: preparing waits for room, but never with the block that the
+ * packer needs next. Order of finishing is free, the ledger sorts by key. Lock order: dispatcher,
+ * then dedup, then a queue; no stage holds one while it computes. */
 #ifndef VNP_RUN_ENGINE_H
 #define VNP_RUN_ENGINE_H
 
@@ -34,6 +36,7 @@ struct run_queue {
     pthread_cond_t can_push, can_pop;
     void **ring;
     size_t cap, head, n;
+    bool is_stack;   /* last in, first out: what has been used last is used again */
     bool is_closed;  /* no more pushes; pops drain */
     bool is_aborted; /* pushes and pops fail at once */
 };
@@ -104,6 +107,7 @@ struct run_block {
     struct run_buffer ids, bases, tokens, rows;
     int64_t n_records, n_windows, n_frames, n_items, n_rows;
     int64_t n_bases;
+    int64_t n_row_bytes; /* counted in the engine's */
     int64_t n_tokens[N_ENC], n_unknown, n_duplicates;
     atomic_int_fast64_t
         n_pending;        /* items without a result, plus one while they are being pushed */
@@ -214,6 +218,7 @@ struct run_engine {
     struct run_device *devices;
     int n_devices, n_prep;
     int64_t budget_tokens, max_seqs;
+    int64_t cap_row_bytes; /* rows in flight; 0: the default */
     /* running */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -224,9 +229,10 @@ struct run_engine {
     struct run_block *blocks;
     int n_blocks;
     struct run_queue free_blocks, to_prep, to_finish;
-    struct run_block **in_order; /* [n_blocks] prepared blocks by serial modulo n_blocks */
-    int64_t next_serial;         /* the packer's next; guarded by lock */
-    int64_t n_serials;           /* blocks pushed so far; final when is_feed_done */
+    struct run_block **in_order;       /* [n_blocks] prepared blocks by serial modulo n_blocks */
+    int64_t next_serial;               /* the packer's next; guarded by lock */
+    int64_t n_serials;                 /* blocks pushed so far; final when is_feed_done */
+    int64_t n_row_bytes, n_kept_bytes; /* rows in flight; kept by all blocks; under lock */
     bool is_feed_done;
     int n_prep_running;
     struct vnp_packer *packers[N_ENC];
@@ -252,6 +258,13 @@ bool vnp_run_engine_is_ending(struct run_engine *e);
 void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
                               const char *reason);
 void vnp_run_engine_block_release(struct run_engine *e, struct run_block *b); /* one pending less */
+/* Makes room for the rows of a block that is being prepared, waiting while too many bytes of rows
+ * are in flight; CANCELED when the run ends. */
+vnp_status vnp_run_engine_rows_take(struct run_engine *e, struct run_block *b, size_t n_bytes,
+                                    double *wait_s) VNP_WARN_UNUSED;
+/* The block is written: its rows are free, and so is the block. False when it cannot be put back.
+ */
+bool vnp_run_engine_block_give(struct run_engine *e, struct run_block *b);
 void vnp_run_engine_incident(struct run_engine *e, const char *device, const char *kind,
                              const char *text);
 bool vnp_run_is_stop_requested(void);

@@ -131,7 +131,7 @@ static vnp_status finish_all(struct finish *f) {
         if (got == RUN_POP_END) break;
         if (got == RUN_POP_OK) {
             VNP_TRY(put_block(f, b));
-            if (!vnp_run_queue_push(&e->free_blocks, b, NULL) && !vnp_run_engine_is_ending(e))
+            if (!vnp_run_engine_block_give(e, b) && !vnp_run_engine_is_ending(e))
                 return vnp_fail(VNP_BUG, VNP_FROM_NONE, "a block came back twice");
         }
         bool is_due = f->t_commit > 0 && vnp_now_s() - f->t_commit >= commit_s;

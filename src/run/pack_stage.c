@@ -79,6 +79,7 @@ static struct run_block *next_block(struct stage *s, bool *is_idle) {
             b = *at;
             *at = NULL;
             e->next_serial++;
+            pthread_cond_broadcast(&e->changed); /* its follower may now be prepared at any size */
             break;
         }
         if (e->is_feed_done && e->n_prep_running == 0 && e->next_serial == e->n_serials) break;

@@ -104,12 +104,13 @@ static vnp_status place_records(struct run_block *b) {
                             : vnp_fail(VNP_BUG, VNP_FROM_NONE, "a block cut inside a record");
 }
 
-static vnp_status place_rows(struct run_engine *e, struct run_block *b) {
+static vnp_status place_rows(struct prep *p, struct run_block *b) {
+    struct run_engine *e = p->e;
     size_t n;
     if (e->is_embed) VNP_TRY(place_records(b));
     if (!vnp_size_mul((size_t)b->n_rows, (size_t)e->n_row_cols * sizeof(float), &n))
         return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "%lld rows", (long long)b->n_rows);
-    VNP_TRY(vnp_run_buffer_reserve(&b->rows, n));
+    VNP_TRY(vnp_run_engine_rows_take(e, b, n, &p->time.wait_out_s));
     float *rows = b->rows.data;
     for (int64_t i = 0; i < b->n_rows * e->n_row_cols; i++) rows[i] = __builtin_nanf("");
     struct run_item *items = b->items.data;
@@ -126,7 +127,7 @@ static vnp_status prep_block(struct prep *p, struct run_block *b) {
     const struct run_window *w = b->windows.data;
     for (int64_t i = 0; i < b->n_windows; i++)
         VNP_TRY(p->e->is_embed ? prep_embed(p, b, &w[i]) : prep_predict(p, b, &w[i]));
-    VNP_TRY(place_rows(p->e, b));
+    VNP_TRY(place_rows(p, b));
     atomic_store(&b->n_pending, b->n_items + 1);
     return VNP_OK;
 }
@@ -147,7 +148,7 @@ void *vnp_run_prep_main(void *engine) {
         if (vnp_run_engine_is_ending(e)) break;
         vnp_status status = prep_block(&p, b);
         if (status != VNP_OK) {
-            vnp_run_engine_fail(e, status);
+            if (!vnp_run_engine_is_ending(e)) vnp_run_engine_fail(e, status);
             break;
         }
         hand_on(e, b);
@@ -159,7 +160,7 @@ void *vnp_run_prep_main(void *engine) {
     e->n_prep_running--;
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
-    p.time.busy_s = vnp_now_s() - t - p.time.wait_in_s;
+    p.time.busy_s = vnp_now_s() - t - p.time.wait_in_s - p.time.wait_out_s;
     vnp_run_thread_ends(e, STAGE_PREP, &p.time);
     return NULL;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A bounded queue of pointers between threads, with time spent waiting as a by-product. Closing
-// lets pops drain what is left; aborting ends both sides at once.
+// A bounded queue (or stack) of pointers between threads, with time spent waiting as a by-product.
+// Closing lets pops drain what is left; aborting ends both sides at once.
 #include "run/engine.h"
 
 #include <errno.h>
@@ -74,8 +74,8 @@ enum run_pop vnp_run_queue_pop(struct run_queue *q, double timeout_s, void **out
         vnp_run_cond_wait_s(&q->can_pop, &q->lock, left);
     }
     if (q->n > 0 && !q->is_aborted) {
-        *out = q->ring[q->head];
-        q->head = (q->head + 1) % q->cap;
+        *out = q->ring[(q->head + (q->is_stack ? q->n - 1 : 0)) % q->cap];
+        if (!q->is_stack) q->head = (q->head + 1) % q->cap;
         q->n--;
         pthread_cond_signal(&q->can_push);
         result = RUN_POP_OK;

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MIN_BUDGET = 64, MAX_BUDGET = 1 << 20, DEFAULT_BUDGET = 4096, BLOCKS_MIN = 8 };
+enum { MIN_BUDGET = 64, MAX_BUDGET = 1 << 20, DEFAULT_BUDGET = 4096, BLOCKS_MIN = 128 };
 
 void vnp_run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...) {
     VNP_ASSERT(s->n_facts < VNP_COUNT(s->facts));
@@ -86,7 +86,7 @@ vnp_status vnp_run_setup_workers(struct run_setup *s,
     }
     s->e.devices = s->devices;
     s->e.n_devices = opt->n_devices;
-    s->e.n_blocks = BLOCKS_MIN + 4 * opt->n_devices;
+    s->e.n_blocks = BLOCKS_MIN + 16 * opt->n_devices;
     s->e.n_prep = VNP_MAX(1, VNP_MIN(8, n_cpus / 2));
     return VNP_OK;
 }
