@@ -68,7 +68,7 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
                                              .head_dim = head_dim,
                                              .scale = (float)(1 / sqrt((double)head_dim)),
                                              .has_rotary = true,
-                                             .freq_dtype = s->e->spec.dtype};
+                                             .freq_dtype = s->e->spec.freq_dtype};
     VNP_TRY(norm(s, &layer->attn_norm, NULL, &s->attn_in));
     VNP_TRY(b->linear(s->ex, layer->qkv, VNP_EPI_NONE, &s->attn_in, &s->qkv));
     VNP_TRY(b->attention(s->ex, &attention, &s->qkv, &s->attn_out));

@@ -168,11 +168,26 @@ static vnp_status bytes_of(const struct bundle *b, const struct item *item, cons
     return VNP_OK;
 }
 
+/* What a reader of the bundle will find: shrinking changes the type of most weights, not the
+ * frequencies that the model was made with. */
+static struct vnp_model_spec stored_spec(const struct bundle *b, int kind) {
+    struct vnp_model_spec s = part_of(b, kind)->spec;
+    size_t n_of[VNP_BOOL + 1] = {0};
+    for (int64_t i = 0; i < b->n_items; i++) {
+        const struct vnp_tensor_info *t = &b->items[i].info;
+        if (strcmp(b->items[i].prefix, vnp_kind_prefix((enum vnp_model_kind)kind)) == 0)
+            n_of[t->dtype] += t->n_bytes / vnp_dtype_bytes(t->dtype);
+    }
+    s.dtype = vnp_most_of(n_of);
+    return s;
+}
+
 static vnp_status digest_parts(struct bundle *b) {
     for (int k = VNP_MODEL_ESM2; k <= VNP_MODEL_CLASSIFIER; k++) {
         const struct vnp_checkpoint *c = part_of(b, k);
         if (!c) continue;
-        struct vnp_hash128 sum = vnp_digest_begin(&c->spec);
+        struct vnp_model_spec spec = stored_spec(b, k);
+        struct vnp_hash128 sum = vnp_digest_begin(&spec);
         for (int64_t i = 0; i < b->n_items; i++) {
             const struct item *item = &b->items[i];
             if (strcmp(item->prefix, vnp_kind_prefix((enum vnp_model_kind)k)) != 0) continue;
@@ -229,8 +244,11 @@ static vnp_status put_part(struct text *t, const struct bundle *b, int kind, int
     put_meta_f(t, prefix, "n_layers", "%lld", (long long)c->spec.n_layers);
     put_meta_f(t, prefix, "n_heads", "%lld", (long long)c->spec.n_heads);
     put_meta_f(t, prefix, "norm_eps", "%.9g", (double)c->spec.norm_eps);
-    if (kind == VNP_MODEL_ESM2)
+    if (kind == VNP_MODEL_ESM2) {
         put_meta_f(t, prefix, "token_dropout", "%d", c->spec.has_token_dropout);
+        if (stored_spec(b, kind).dtype != c->spec.freq_dtype)
+            put_meta_f(t, prefix, "rotary_freq", "%s", vnp_dtype_name(c->spec.freq_dtype));
+    }
     if (kind == VNP_MODEL_DNABERT) {
         const char *json;
         size_t n;

@@ -630,17 +630,30 @@ static int64_t window_of(const struct builder *b) {
     return (n == 300 || n == 500) && strncmp(end, "_model", 6) == 0 ? n : 0;
 }
 
+enum vnp_dtype vnp_most_of(const size_t *n_of) {
+    enum vnp_dtype most = VNP_F32;
+    if (n_of[VNP_F16] > n_of[most]) most = VNP_F16;
+    if (n_of[VNP_BF16] > n_of[most]) most = VNP_BF16;
+    return most;
+}
+
 static void sum_up(struct vnp_checkpoint *c) {
-    int64_t n_of[VNP_BOOL + 1] = {0};
+    size_t n_of[VNP_BOOL + 1] = {0};
     for (int64_t i = 0; i < c->n_tensors; i++) {
         size_t n = 0;
         (void)vnp_shape_count(c->tensors[i].shape, c->tensors[i].n_dims, &n);
         c->spec.n_params += (int64_t)n;
-        n_of[c->tensors[i].dtype] += (int64_t)n;
+        n_of[c->tensors[i].dtype] += n;
     }
-    c->spec.dtype = VNP_F32;
-    if (n_of[VNP_F16] > n_of[c->spec.dtype]) c->spec.dtype = VNP_F16;
-    if (n_of[VNP_BF16] > n_of[c->spec.dtype]) c->spec.dtype = VNP_BF16;
+    c->spec.dtype = vnp_most_of(n_of);
+}
+
+static vnp_status rotary_of(struct builder *b) {
+    char key[64];
+    snprintf(key, sizeof key, "%srotary_freq", b->layout->prefix);
+    const struct vnp_raw_meta *m = b->layout->is_bundle ? vnp_raw_meta_find(b->c->raw, key) : NULL;
+    return vnp_rotary_freq_dtype(b->c->raw, &b->c->spec, m ? m->value : NULL,
+                                 &b->c->spec.freq_dtype);
 }
 
 static vnp_status build(struct builder *b) {
@@ -667,7 +680,7 @@ static vnp_status build(struct builder *b) {
     name_model(b);
     if (!is_encoder) c->spec.window_bp = window_of(b);
     sum_up(c);
-    return VNP_OK;
+    return c->spec.kind == VNP_MODEL_ESM2 ? rotary_of(b) : VNP_OK;
 }
 
 vnp_status vnp_canon_build(struct vnp_checkpoint *c, enum vnp_model_kind kind) {

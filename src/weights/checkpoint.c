@@ -204,7 +204,10 @@ struct vnp_hash128 vnp_digest_begin(const struct vnp_model_spec *s) {
                                s->has_token_dropout,
                                s->n_classifier_hidden,
                                (double)s->norm_eps};
-    return vnp_hash(&head, sizeof head);
+    struct vnp_hash128 sum = vnp_hash(&head, sizeof head);
+    if (s->kind != VNP_MODEL_ESM2 || s->freq_dtype == s->dtype) return sum;
+    uint64_t link[3] = {sum.lo, sum.hi, (uint64_t)s->freq_dtype};
+    return vnp_hash(link, sizeof link);
 }
 
 struct vnp_hash128 vnp_digest_add(struct vnp_hash128 sum, const struct vnp_tensor_info *t) {

@@ -33,8 +33,10 @@ struct vnp_model_spec {
                                 split is known only from a bundle, else n_dna = 0 */
     int64_t window_bp;                             /* classifier: 300, 500; 0 = unknown */
     enum vnp_dtype dtype;                          /* of most of the stored weights */
+    enum vnp_dtype freq_dtype; /* ESM-2: the type its rotary frequencies are rounded to */
     int64_t n_params;
-    struct vnp_hash128 digest; /* over sizes, heads, eps, token dropout, then canonical names,
+    struct vnp_hash128 digest; /* over sizes, heads, eps, token dropout, rotary frequencies where
+                                  they are not of the weights' type, then canonical names,
                                   shapes, types and bytes in name order: the same for every on-disk
                                   format of the same stored weights; set by vnp_checkpoint_digest */
 };

@@ -166,6 +166,15 @@ unsigned vnp_raw_kinds(const struct vnp_raw *raw);
 bool vnp_raw_is_bundle(const struct vnp_raw *raw);
 /* Fills c->tensors and c->spec from c->raw: everything checked. */
 vnp_status vnp_canon_build(struct vnp_checkpoint *c, enum vnp_model_kind kind) VNP_WARN_UNUSED;
+
+/* The type of most of n_of[dtype] elements: F32 unless F16 or BF16 has more. */
+enum vnp_dtype vnp_most_of(const size_t *n_of);
+
+/* rotary.c: the type an ESM-2's rotary frequencies are rounded to: `stated` (a bundle's metadata,
+ * may be NULL), else by the values of a stored table, else the weights' own type. Errors: a table
+ * of other frequencies is UNSUPPORTED, of another size MISMATCH. */
+vnp_status vnp_rotary_freq_dtype(const struct vnp_raw *raw, const struct vnp_model_spec *spec,
+                                 const char *stated, enum vnp_dtype *out) VNP_WARN_UNUSED;
 const char *vnp_kind_prefix(enum vnp_model_kind kind); /* "esm2.", "dnabert.", "classifier." */
 /* The digest: begin with the sizes, add every tensor in the order of canonical names. */
 struct vnp_hash128 vnp_digest_begin(const struct vnp_model_spec *s);

@@ -134,6 +134,7 @@ static void shrunk_to_fp16(void **state) {
     struct vnp_checkpoint *c = must_open(path, VNP_MODEL_ESM2);
     assert_false(vnp_checkpoint_spec(c)->has_lm_head);
     assert_int_equal(vnp_checkpoint_spec(c)->dtype, VNP_F16);
+    assert_int_equal(vnp_checkpoint_spec(c)->freq_dtype, VNP_F32); /* the source's */
     assert_null(vnp_checkpoint_find(c, "lm.bias"));
     assert_int_equal(vnp_checkpoint_find(c, "final_norm.bias")->dtype, VNP_F32);
     struct vnp_view v, w;

@@ -9,6 +9,8 @@
 #include "support.h"
 #include "weights/weights.h"
 
+#include <unistd.h>
+
 static struct vnp_checkpoint *open_golden(const char *rel, enum vnp_model_kind kind) {
     char path[8192], text[4096];
     struct vnp_checkpoint *c = NULL;
@@ -57,6 +59,37 @@ static void formats_give_the_same_bytes(void **state) {
         check_same(a, b);
         snprintf(b, sizeof b, "pipeline/chunk%d/classifier.safetensors", w);
         check_same(a, b);
+    }
+}
+
+/* A stored table decides; without one the weights' type does. */
+static void rotary_frequencies(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        enum vnp_dtype freq;
+    } cases[] = {
+        {"good_hf", VNP_F16}, {"good_hf_freq_f16", VNP_F16}, {"good_hf_freq_f32", VNP_F32}};
+    for (size_t i = 0; i < VNP_COUNT(cases); i++) {
+        char path[4096];
+        struct vnp_checkpoint *c;
+        snprintf(path, sizeof path, "%s/tests/data/bad_model/%s", VNP_TEST_SOURCE_DIR,
+                 cases[i].name);
+        assert_int_equal(vnp_checkpoint_open(path, VNP_MODEL_ESM2, &c), VNP_OK);
+        assert_int_equal(vnp_checkpoint_spec(c)->dtype, VNP_F16);
+        assert_int_equal(vnp_checkpoint_spec(c)->freq_dtype, cases[i].freq);
+        struct vnp_hash128 digest, again;
+        struct vnp_bundle_parts parts = {.esm2 = c};
+        assert_int_equal(vnp_checkpoint_digest(c, &digest), VNP_OK);
+        snprintf(path, sizeof path, "%s/rotary_%ld", VNP_TEST_BINARY_DIR, (long)getpid());
+        assert_int_equal(vnp_bundle_write(path, &parts), VNP_OK);
+        vnp_checkpoint_close(c);
+        assert_int_equal(vnp_checkpoint_open(path, VNP_MODEL_ESM2, &c), VNP_OK);
+        assert_int_equal(vnp_checkpoint_spec(c)->freq_dtype, cases[i].freq);
+        assert_int_equal(vnp_checkpoint_digest(c, &again), VNP_OK);
+        assert_true(digest.lo == again.lo && digest.hi == again.hi);
+        vnp_checkpoint_close(c);
+        unlink(path);
     }
 }
 
@@ -158,6 +191,7 @@ static void wrong_kind_and_missing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(formats_give_the_same_bytes),
+        cmocka_unit_test(rotary_frequencies),
         cmocka_unit_test(esm_specs),
         cmocka_unit_test(dnabert_specs),
         cmocka_unit_test(classifier_spec),
