@@ -32,7 +32,8 @@ static const char usage[] =
     "  dnabert OUTDIR         the same with a tokenizer.json   --dnabert L,D,H,F\n"
     "  classifier OUT         safetensors              --inputs N --hidden N\n"
     "  bundle OUT             all three in one file    --window N --note TEXT\n"
-    "  --dtype fp32|fp16  --seed N\n";
+    "  --dtype fp32|fp16  --seed N\n"
+    "  --overflow yes|nan     proteins with a W leave FP16's range, or are NaN\n";
 
 /* ---- what to write -------------------------------------------------------------------------- */
 
@@ -41,6 +42,7 @@ struct options {
     long esm[3], dna[4]; /* L D H; L D H F */
     long n_in, n_hidden, window;
     int n_element;
+    bool is_overflowing, is_nan;
     uint64_t seed;
 };
 
@@ -216,6 +218,22 @@ static void put(FILE *f, const void *data, size_t n) {
 
 enum { CHUNK = 1 << 20 };
 
+/* ESM-2's W gets an embedding whose first component dwarfs the others, so that it is about sqrt(D)
+ * after the norm, and the first feed-forward unit multiplies it by 8,000: 78,000 at D = 96. */
+static void spoil(void *buf, const struct tensor *t, const struct options *o) {
+    enum { W = 22 };
+    bool is_table = strstr(t->name, "embed_tokens.weight") || strstr(t->name, "esm.embeddings.wor");
+    bool is_up = strstr(t->name, "layers.0.fc1.weight") ||
+                 strstr(t->name, "esm.encoder.layer.0.intermediate.dense.weight");
+    int64_t at = is_table ? W * t->shape[1] : 0;
+    float value = o->is_nan ? NAN : is_table ? 1000.0f : 8000.0f;
+    if (!is_table && (!is_up || o->is_nan)) return;
+    if (o->n_element == 4)
+        ((float *)buf)[at] = value;
+    else
+        ((uint16_t *)buf)[at] = vnp_f32_to_f16(value);
+}
+
 /* Writes a tensor; returns the CRC-32 of its bytes when asked. */
 static uint32_t put_tensor(FILE *f, const struct tensor *t, const struct options *o,
                            bool want_crc) {
@@ -226,6 +244,7 @@ static uint32_t put_tensor(FILE *f, const struct tensor *t, const struct options
     for (size_t left = tensor_elements(t), n; left; left -= n) {
         n = VNP_MIN(left, (size_t)CHUNK);
         source_fill(&s, buf, n);
+        if (o->is_overflowing && left == tensor_elements(t)) spoil(buf, t, o);
         size_t n_bytes = n * (size_t)o->n_element;
         if (want_crc) crc = (uint32_t)crc32(crc, (const Bytef *)buf, (uInt)n_bytes);
         put(f, buf, n_bytes);
@@ -680,6 +699,8 @@ static void parse(int argc, char **argv, struct options *o) {
             o->note = value;
         else if (strcmp(key, "--seed") == 0)
             o->seed = strtoull(value, NULL, 10);
+        else if (strcmp(key, "--overflow") == 0)
+            o->is_overflowing = true, o->is_nan = strcmp(value, "nan") == 0;
         else if (strcmp(key, "--dtype") == 0 && strcmp(value, "fp32") == 0)
             o->n_element = 4;
         else if (strcmp(key, "--dtype") == 0 && strcmp(value, "fp16") == 0)

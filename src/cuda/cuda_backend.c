@@ -70,6 +70,10 @@ static vnp_status pool(struct vnp_exec *ex, const struct vnp_pool_params *p,
     return tell(vnp_cuda_op_pool(ex, p, x, out));
 }
 
+static vnp_status mark(struct vnp_exec *ex, int i) {
+    return tell(vnp_cuda_mark(ex, i));
+}
+
 const struct vnp_backend *vnp_cuda_backend(void) {
     static const struct vnp_backend backend = {
         .version = VNP_BACKEND_VERSION,
@@ -97,6 +101,9 @@ const struct vnp_backend *vnp_cuda_backend(void) {
         .attention = attention,
         .pool = pool,
         .exec_n_nonfinite = vnp_cuda_exec_n_nonfinite,
+        .exec_span = vnp_cuda_exec_span,
+        .mark = mark,
+        .mark_s = vnp_cuda_mark_s,
     };
     return &backend;
 }

@@ -49,6 +49,7 @@ void vnp_cuda_device_close(struct vnp_device *dev) {
         (void)cudaFreeHost(dev->h_stage[i]);
         (void)cudaFree(dev->d_stage[i]);
     }
+    if (dev->born) (void)cudaEventDestroy(dev->born);
     if (dev->upload) (void)cudaStreamDestroy(dev->upload);
     (void)cudaGetLastError();
     free(dev);
@@ -98,6 +99,8 @@ static vnp_status device_fill(struct vnp_device *dev, const struct vnp_device_op
     if (dev->precision != VNP_PREC_FP32 && !dev->has_wgmma)
         VNP_TRY(vnp_cuda_lt_open(dev->idx, opt->cache_dir, &dev->lt));
     VNP_CUDA(cudaStreamCreateWithFlags(&dev->upload, cudaStreamNonBlocking));
+    VNP_CUDA(cudaEventCreate(&dev->born));
+    VNP_CUDA(cudaEventRecord(dev->born, dev->upload));
     for (int i = 0; i < 2; i++) {
         VNP_CUDA(cudaMallocHost(&dev->h_stage[i], STAGE_BYTES));
         VNP_CUDA(cudaMalloc(&dev->d_stage[i], STAGE_BYTES));
@@ -146,6 +149,7 @@ vnp_status vnp_cuda_device_info(struct vnp_device *dev, struct vnp_device_info *
     out->n_units = dev->n_sms;
     out->major = dev->major;
     out->minor = dev->minor;
+    VNP_CUDA(cudaDeviceGetPCIBusId(out->pci, (int)sizeof out->pci, dev->idx));
     return VNP_OK;
 }
 

@@ -25,7 +25,12 @@ void vnp_cuda_exec_destroy(struct vnp_exec *ex) {
     (void)cudaFreeHost(ex->h_read);
     (void)cudaFree(ex->d_bad);
     (void)cudaFreeHost(ex->h_bad);
+    for (int i = 0; ex->marks && i < VNP_MAX_MARKS; i++)
+        if (ex->marks[i]) (void)cudaEventDestroy(ex->marks[i]);
+    free(ex->marks);
     if (ex->uploaded) (void)cudaEventDestroy(ex->uploaded);
+    if (ex->begun) (void)cudaEventDestroy(ex->begun);
+    if (ex->done) (void)cudaEventDestroy(ex->done);
     if (ex->stream) (void)cudaStreamDestroy(ex->stream);
     (void)cudaGetLastError();
     free(ex);
@@ -52,6 +57,8 @@ static vnp_status exec_fill(struct vnp_exec *ex) {
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
     VNP_CUDA(cudaStreamCreateWithFlags(&ex->stream, cudaStreamNonBlocking));
     VNP_CUDA(cudaEventCreateWithFlags(&ex->uploaded, cudaEventDisableTiming));
+    VNP_CUDA(cudaEventCreate(&ex->begun));
+    VNP_CUDA(cudaEventCreate(&ex->done));
     VNP_CUDA(cudaMallocHost(&ex->h_batch, ex->batch_bytes));
     VNP_CUDA(cudaMalloc(&ex->d_batch, ex->batch_bytes));
     ex->d_tokens = ex->d_batch;
@@ -187,6 +194,8 @@ vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack
     int64_t n_tiles = plan_tiles(pack, (struct vnp_cuda_tile *)(void *)(h + off_tiles));
     VNP_ASSERT(n_tiles <= ex->max_tiles);
     size_t n_bytes = off_tiles + (size_t)n_tiles * sizeof(struct vnp_cuda_tile);
+    VNP_CUDA(cudaEventRecord(ex->begun, ex->stream));
+    ex->has_done = false;
     VNP_CUDA(cudaMemcpyAsync(ex->d_batch, h, (size_t)pack->n_tokens * 2, cudaMemcpyHostToDevice,
                              ex->stream));
     VNP_CUDA(cudaMemcpyAsync(ex->d_cu, h + off_cu, n_bytes - off_cu, cudaMemcpyHostToDevice,
@@ -229,6 +238,8 @@ vnp_status vnp_cuda_read_f32(struct vnp_exec *ex, const struct vnp_tensor *t, fl
     if (is_pinned) to = ex->h_read + ex->read_used / sizeof(float);
     VNP_CUDA(cudaMemcpy2DAsync(to, row_bytes, t->data, (size_t)t->ld * sizeof(float), row_bytes,
                                (size_t)t->rows, cudaMemcpyDeviceToHost, ex->stream));
+    VNP_CUDA(cudaEventRecord(ex->done, ex->stream));
+    ex->has_done = true;
     if (is_pinned) {
         ex->reads[ex->n_reads++] = (struct vnp_cuda_read){host_out, to, (int64_t)n_bytes};
         ex->read_used += n_bytes;
@@ -243,6 +254,7 @@ vnp_status vnp_cuda_exec_wait(struct vnp_exec *ex) {
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
     VNP_CUDA(cudaMemcpyAsync(ex->h_bad, ex->d_bad, sizeof *ex->h_bad, cudaMemcpyDeviceToHost,
                              ex->stream));
+    if (!ex->has_done) VNP_CUDA(cudaEventRecord(ex->done, ex->stream));
     VNP_CUDA(cudaStreamSynchronize(ex->stream));
     for (int i = 0; i < n_reads; i++)
         memcpy(ex->reads[i].host, ex->reads[i].pinned, (size_t)ex->reads[i].n_bytes);
@@ -252,4 +264,39 @@ vnp_status vnp_cuda_exec_wait(struct vnp_exec *ex) {
 
 int64_t vnp_cuda_exec_n_nonfinite(const struct vnp_exec *ex) {
     return ex->n_bad;
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+bool vnp_cuda_exec_span(const struct vnp_exec *ex, double *begin_s, double *end_s) {
+    float begin = 0, end = 0;
+    bool is_known =
+        cudaSetDevice(ex->dev->idx) == cudaSuccess &&
+        cudaEventElapsedTime(&begin, ex->dev->born, ex->begun) == cudaSuccess &&
+        cudaEventElapsedTime(&end, ex->begun, ex->done) == cudaSuccess; /* short: precise */
+    (void)cudaGetLastError();
+    *begin_s = (double)begin / 1e3;
+    *end_s = *begin_s + (double)end / 1e3;
+    return is_known;
+}
+
+vnp_status vnp_cuda_mark(struct vnp_exec *ex, int i) {
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    if (i < 0 || i >= VNP_MAX_MARKS)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cuda: mark %d of %d", i, VNP_MAX_MARKS);
+    if (!ex->marks) ex->marks = calloc(VNP_MAX_MARKS, sizeof(cudaEvent_t));
+    if (!ex->marks) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "cuda: no memory for marks");
+    if (!ex->marks[i]) VNP_CUDA(cudaEventCreate(&ex->marks[i]));
+    VNP_CUDA(cudaEventRecord(ex->marks[i], ex->stream));
+    return VNP_OK;
+}
+
+double vnp_cuda_mark_s(const struct vnp_exec *ex, int i, int j) {
+    float ms = 0;
+    if (!ex->marks || cudaSetDevice(ex->dev->idx) != cudaSuccess ||
+        cudaEventElapsedTime(&ms, ex->marks[i], ex->marks[j]) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return (double)ms / 1e3;
 }

@@ -171,6 +171,7 @@ struct vnp_device {
     struct vnp_cuda_lt *lt; /* NULL where own kernels serve */
     char cache_dir[512];
     cudaStream_t upload;
+    cudaEvent_t born;              /* recorded when the device was opened: the zero of exec_span */
     void *h_stage[2], *d_stage[2]; /* pinned ring of the uploads and its device half */
     cudaEvent_t stage_free[2];
 };
@@ -194,7 +195,9 @@ struct vnp_exec {
     struct vnp_device *dev;
     struct vnp_exec_limits limits;
     cudaStream_t stream;
-    cudaEvent_t uploaded;
+    cudaEvent_t uploaded, begun, done; /* done: after the last copy back */
+    bool has_done;                     /* recorded for the batch in flight */
+    cudaEvent_t *marks;                /* [VNP_MAX_MARKS], made at the first mark */
     /* the batch in flight: pinned halves and their device copies */
     void *h_batch, *d_batch;
     size_t batch_bytes;
@@ -247,6 +250,9 @@ vnp_status vnp_cuda_tensor_create(struct vnp_exec *ex, enum vnp_site site, int64
 vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack);
 vnp_status vnp_cuda_read_f32(struct vnp_exec *ex, const struct vnp_tensor *t, float *host_out);
 vnp_status vnp_cuda_exec_wait(struct vnp_exec *ex);
+bool vnp_cuda_exec_span(const struct vnp_exec *ex, double *begin_s, double *end_s);
+vnp_status vnp_cuda_mark(struct vnp_exec *ex, int i);
+double vnp_cuda_mark_s(const struct vnp_exec *ex, int i, int j);
 int64_t vnp_cuda_exec_n_nonfinite(const struct vnp_exec *ex);
 vnp_status vnp_cuda_op_embed(struct vnp_exec *ex, const struct vnp_embed_params *p,
                              struct vnp_tensor *out);

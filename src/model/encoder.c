@@ -221,15 +221,28 @@ static vnp_status check_want(const struct vnp_encoder *e, const struct vnp_encod
     return VNP_OK;
 }
 
+static void set_rows(struct vnp_encoder_session *s, const struct vnp_pack *pack) {
+    s->x.rows = s->attn_in.rows = s->qkv.rows = s->attn_out.rows = pack->n_tokens;
+    s->ffn_in.rows = s->ffn_mid.rows = s->logits.rows = pack->n_tokens;
+    s->pooled.rows = pack->n_seqs;
+}
+
+/* After a failure nothing of the pack may stay in flight. */
+static vnp_status drained(struct vnp_encoder_session *s, vnp_status status) {
+    if (status == VNP_OK) return VNP_OK;
+    struct vnp_error first = *vnp_error_last();
+    (void)!s->e->b->exec_wait(s->ex);
+    vnp_error_set(&first);
+    return status;
+}
+
 static vnp_status enqueue(struct vnp_encoder_session *s, const struct vnp_pack *pack,
                           const struct vnp_encoder_want *want, float *out) {
     const struct vnp_backend *b = s->e->b;
     bool is_esm2 = s->e->spec.kind == VNP_MODEL_ESM2;
     struct vnp_encoder_want w = *want;
     if (w.layer < 0) w.layer = s->e->spec.n_layers;
-    s->x.rows = s->attn_in.rows = s->qkv.rows = s->attn_out.rows = pack->n_tokens;
-    s->ffn_in.rows = s->ffn_mid.rows = s->logits.rows = pack->n_tokens;
-    s->pooled.rows = pack->n_seqs;
+    set_rows(s, pack);
     VNP_TRY(b->batch_begin(s->ex, pack));
     VNP_TRY(is_esm2 ? vnp_esm2_run(s, &w) : vnp_dnabert_run(s, &w));
     if (w.is_logits) return b->read_f32(s->ex, &s->logits, out);
@@ -248,15 +261,37 @@ vnp_status vnp_encoder_submit(struct vnp_encoder_session *s, const struct vnp_pa
     VNP_TRY(check_want(s->e, want));
     VNP_TRY(vnp_op_check_pack(pack, s->max_tokens, s->max_seqs));
     VNP_TRY(vnp_op_check_tokens(pack, s->e->spec.n_vocab));
-    vnp_status status = enqueue(s, pack, want, out);
-    if (status != VNP_OK) { /* nothing of the pack may stay in flight */
-        struct vnp_error first = *vnp_error_last();
-        (void)!s->e->b->exec_wait(s->ex);
-        vnp_error_set(&first);
-    }
-    return status;
+    return drained(s, enqueue(s, pack, want, out));
 }
 
 vnp_status vnp_encoder_wait(struct vnp_encoder_session *s) {
     return s->e->b->exec_wait(s->ex);
+}
+
+int64_t vnp_encoder_n_nonfinite(const struct vnp_encoder_session *s) {
+    return s->e->b->exec_n_nonfinite ? s->e->b->exec_n_nonfinite(s->ex) : -1;
+}
+
+bool vnp_encoder_span(const struct vnp_encoder_session *s, double *begin_s, double *end_s) {
+    return s->e->b->exec_span && s->e->b->exec_span(s->ex, begin_s, end_s);
+}
+
+static vnp_status enqueue_products(struct vnp_encoder_session *s, const struct vnp_pack *pack) {
+    const struct vnp_backend *b = s->e->b;
+    enum vnp_epilogue up = s->e->spec.kind == VNP_MODEL_DNABERT ? VNP_EPI_GEGLU : VNP_EPI_GELU;
+    set_rows(s, pack);
+    VNP_TRY(b->batch_begin(s->ex, pack));
+    for (int64_t l = 0; l < s->e->spec.n_layers; l++) {
+        const struct vnp_model_layer *layer = &s->e->layers[l];
+        VNP_TRY(b->linear(s->ex, layer->qkv, VNP_EPI_NONE, &s->attn_in, &s->qkv));
+        VNP_TRY(b->linear(s->ex, layer->out, VNP_EPI_RESIDUAL, &s->attn_out, &s->x));
+        VNP_TRY(b->linear(s->ex, layer->up, up, &s->ffn_in, &s->ffn_mid));
+        VNP_TRY(b->linear(s->ex, layer->down, VNP_EPI_RESIDUAL, &s->ffn_mid, &s->x));
+    }
+    return VNP_OK;
+}
+
+vnp_status vnp_encoder_submit_products(struct vnp_encoder_session *s, const struct vnp_pack *pack) {
+    VNP_TRY(vnp_op_check_pack(pack, s->max_tokens, s->max_seqs));
+    return drained(s, enqueue_products(s, pack));
 }

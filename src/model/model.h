@@ -37,6 +37,15 @@ void vnp_encoder_session_destroy(struct vnp_encoder_session *s);
 vnp_status vnp_encoder_submit(struct vnp_encoder_session *s, const struct vnp_pack *pack,
                               const struct vnp_encoder_want *want, float *out) VNP_WARN_UNUSED;
 vnp_status vnp_encoder_wait(struct vnp_encoder_session *s) VNP_WARN_UNUSED;
+/* Of the pack last waited for: pooled elements that are NaN or infinite (-1: the backend did not
+ * count), and when its device worked on it, in seconds since the device was opened (false: it
+ * cannot tell). */
+int64_t vnp_encoder_n_nonfinite(const struct vnp_encoder_session *s);
+bool vnp_encoder_span(const struct vnp_encoder_session *s, double *begin_s, double *end_s);
+/* For benches: enqueues the matrix products of a pack's layers and nothing else, on whatever the
+ * operands hold. Wait as for submit; there is no result. */
+vnp_status vnp_encoder_submit_products(struct vnp_encoder_session *s,
+                                       const struct vnp_pack *pack) VNP_WARN_UNUSED;
 
 /* The classifier, on a host backend. Immutable; shared by threads. */
 struct vnp_classifier;

@@ -112,6 +112,7 @@ struct vnp_device_info {
     int64_t budget_tokens;             /* suggested batch budget */
     int n_units;                       /* SMs or threads */
     int major, minor;                  /* compute capability, 0 otherwise */
+    char pci[32];                      /* "0000:01:00.0"; "" = none */
 };
 
 struct vnp_exec_limits {
@@ -187,7 +188,7 @@ struct vnp_classifier_params {
 
 /* ---- the backend --------------------------------------------------------------------------- */
 
-#define VNP_BACKEND_VERSION 1
+#define VNP_BACKEND_VERSION 2
 
 /* One struct of function pointers a backend, constant, returned by vnp_<name>_backend().
  * Ops on an exec run in call order and may be asynchronous; exec_wait makes results visible and
@@ -256,7 +257,17 @@ struct vnp_backend {
     /* Elements of pooled vectors of the batch last waited for that are NaN or infinite (FP16
      * overflow: run that pack again in BF16 or FP32). NULL: the backend does not look. */
     int64_t (*exec_n_nonfinite)(const struct vnp_exec *ex);
+    /* When the device worked on the batch last waited for, from its first copy to its last, in
+     * seconds since device_open; false when that was not measured. NULL: the backend cannot tell.
+     */
+    bool (*exec_span)(const struct vnp_exec *ex, double *begin_s, double *end_s);
+    /* For benches. mark: point `i` (0 .. VNP_MAX_MARKS - 1) of the context's work; mark_s: after
+     * exec_wait, seconds of device time between two of them. NULL: work is done when a call
+     * returns, any clock tells. */
+    vnp_status (*mark)(struct vnp_exec *ex, int i);
+    double (*mark_s)(const struct vnp_exec *ex, int i, int j);
 };
+#define VNP_MAX_MARKS 1024
 
 /* What a model needs; every pointer named must be there. */
 enum vnp_backend_need { VNP_NEED_ENCODER = 1, VNP_NEED_CLASSIFIER = 2 };

@@ -58,6 +58,7 @@ static vnp_status open_worker(struct driver *v) {
         v->worker = NULL;
         return status;
     }
+    v->dev->span_end_s = 0; /* a clock of its own */
     v->n_slots = VNP_MIN(MAX_SLOTS, v->dev->ops->n_slots(v->worker));
     v->n_in_flight = v->first = 0;
     return VNP_OK;
@@ -148,23 +149,21 @@ static bool handle_fault(struct driver *v, struct run_pack *p, vnp_status status
     return false;
 }
 
-static bool is_finite_all(const float *x, int64_t n) {
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * 0.0f; /* NaN and infinity stay */
-    return sum == 0.0f;
-}
-
 static int64_t pack_rows(const struct run_pack *p) {
     int64_t n = 0;
     for (int64_t i = 0; i < p->view.n_seqs; i++) n += p->items[i]->n_rows;
     return n;
 }
 
-static void deliver(struct driver *v, struct run_pack *p, const float *out) {
+/* n_bad: sequences with vectors that are not finite, to be found and failed. */
+static void deliver(struct driver *v, struct run_pack *p, const float *out, int64_t n_bad) {
     int64_t n_cols = v->e->n_cols[p->enc], row = 0;
     for (int64_t i = 0; i < p->view.n_seqs; i++) {
         int64_t n_rows = p->items[i]->n_rows; /* the item may be gone after item_done */
-        vnp_run_engine_item_done(v->e, p->items[i], out + row * n_cols, NULL);
+        const float *vec = out + row * n_cols;
+        if (n_bad > 0 && !vnp_run_rows_are_finite(vec, n_rows * n_cols)) vec = NULL;
+        vnp_run_engine_item_done(v->e, p->items[i], vec,
+                                 "the encoder's answer is NaN or infinity, in fp32 too");
         row += n_rows;
     }
     atomic_fetch_add(&v->dev->n_packs, 1);
@@ -177,18 +176,47 @@ static void deliver(struct driver *v, struct run_pack *p, const float *out) {
     vnp_run_dispatch_release(&v->e->dispatch, p);
 }
 
+/* Device time of the packs, overlaps counted once; packs end in the order they were submitted. */
+static void add_span(struct run_device *d, const struct run_outcome *o) {
+    if (!o->has_span) return;
+    bool is_first = d->span_end_s <= 0;
+    if (is_first) d->span_end_s = o->begin_s;
+    double begin = VNP_MAX(o->begin_s, d->span_end_s), end = VNP_MAX(o->end_s, d->span_end_s);
+    d->span_busy_s += VNP_MAX(0.0, o->end_s - begin);
+    d->span_s += end - d->span_end_s;
+    d->span_end_s = end;
+}
+
+/* What the worker knows of the pack beside its vectors; *n_bad sequences are to fail. An answer
+ * without any finite vector is the device's fault, not that of all its sequences. */
+static vnp_status look_at_outcome(struct driver *v, int slot, struct run_pack *p, const float *out,
+                                  int64_t *n_bad) {
+    struct run_device *d = v->dev;
+    struct run_outcome o = {0};
+    if (d->ops->outcome) d->ops->outcome(v->worker, slot, &o);
+    add_span(d, &o);
+    d->n_reruns += o.n_rerun;
+    d->n_rerun_tokens += o.n_rerun_tokens;
+    *n_bad = o.n_failed;
+    bool is_known = o.is_judged && (o.n_failed < p->view.n_seqs || p->view.n_seqs == 1);
+    if (is_known || vnp_run_rows_are_finite(out, pack_rows(p) * v->e->n_cols[p->enc]))
+        return VNP_OK;
+    return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "the encoder answered NaN or infinity");
+}
+
 /* Waits for the oldest pack in flight. */
 static bool take_result(struct driver *v) {
     struct run_pack *p = v->packs[v->first];
     const float *out = NULL;
+    int64_t n_bad = 0;
     vnp_status status = v->dev->ops->wait(v->worker, v->first, &out);
+    if (status == VNP_OK) status = look_at_outcome(v, v->first, p, out, &n_bad);
     v->first = (v->first + 1) % v->n_slots;
     v->n_in_flight--;
-    if (status == VNP_OK && !is_finite_all(out, pack_rows(p) * v->e->n_cols[p->enc]))
-        status = vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "the encoder answered NaN or infinity");
     if (status != VNP_OK) return handle_fault(v, p, status);
     if (v->n_in_flight == 0) v->dev->busy_s += vnp_now_s() - v->t_busy;
-    deliver(v, p, out);
+    if (v->dev->t_first_s <= 0) v->dev->t_first_s = vnp_now_s() - v->e->t_start;
+    deliver(v, p, out, n_bad);
     return true;
 }
 

@@ -155,6 +155,16 @@ struct run_pack {
     struct run_pack *next;
 };
 
+/* What became of a pack beside its vectors. */
+struct run_outcome {
+    bool is_judged;  /* rows that are not finite are their sequences' own fault */
+    int64_t n_rerun; /* sequences computed again in FP32 */
+    int64_t n_rerun_tokens;
+    int64_t n_failed; /* sequences that are not finite then either */
+    bool has_span;    /* when the device worked on it, on the device's own clock */
+    double begin_s, end_s;
+};
+
 /* What a device thread drives. In-process encoders and worker processes implement it, tests a
  * stand-in. Calls of one worker come from one thread. */
 struct run_worker_ops {
@@ -165,6 +175,8 @@ struct run_worker_ops {
     /* out [rows][cols] belongs to the worker until the slot is used again */
     vnp_status (*submit)(void *worker, int slot, const struct run_pack *p);
     vnp_status (*wait)(void *worker, int slot, const float **out);
+    /* of the pack last waited for in the slot; NULL: nothing is known */
+    void (*outcome)(void *worker, int slot, struct run_outcome *out);
 };
 struct run_device {
     const struct run_worker_ops *ops;
@@ -172,7 +184,12 @@ struct run_device {
     char name[64];
     /* written by the device's thread, read by others as counters */
     atomic_int_fast64_t n_packs, n_tokens, n_faults;
-    double busy_s, wait_s, open_s; /* read after the thread has ended */
+    double busy_s, wait_s, open_s;    /* read after the thread has ended; so are these: */
+    int64_t n_reruns, n_rerun_tokens; /* sequences computed again in FP32 */
+    double span_s, span_busy_s;       /* first pack's begin to last one's end; of it, working */
+    double span_end_s;                /* of the worker that is open, on its device's clock */
+    double t_first_s;                 /* first vectors, since the engine's start */
+    char pci[32];                     /* "" = none */
     bool is_dropped;
     int64_t budget_tokens; /* of a pack; the thread's own, falls when memory runs out */
     pthread_t thread;
@@ -296,6 +313,25 @@ void vnp_run_dispatch_release(struct run_dispatch *d, struct run_pack *p);
 bool vnp_run_dispatch_drop(struct run_dispatch *d);
 void vnp_run_dispatch_close(struct run_dispatch *d);
 void vnp_run_dispatch_abort(struct run_dispatch *d);
+
+/* safe.c: the rerun of sequences whose vectors are not finite */
+struct run_inproc;
+struct run_safe {
+    const struct run_inproc *plan;
+    struct vnp_device *device;
+    struct vnp_encoder *encoder[N_ENC];
+    struct vnp_encoder_session *session[N_ENC];
+    int64_t max_tokens[N_ENC], cap_tokens, cap_out;
+    uint16_t *tokens;
+    int32_t *cu;
+    int64_t *idx;
+    float *out;
+};
+bool vnp_run_rows_are_finite(const float *x, int64_t n);
+/* Looks at the pack's vectors and mends those it can; fills o but for the span. */
+vnp_status vnp_run_safe_judge(struct run_safe *s, const struct run_pack *p, int64_t n_cols,
+                              float *out, struct run_outcome *o) VNP_WARN_UNUSED;
+void vnp_run_safe_close(struct run_safe *s);
 
 /* inproc.c: encoders in this process */
 struct run_inproc {

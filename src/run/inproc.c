@@ -12,8 +12,10 @@ struct slot {
     struct vnp_encoder_session *session[N_ENC];
     struct vnp_encoder_session *in_use; /* of the pack in flight */
     int64_t max_tokens[N_ENC];
+    const struct run_pack *pack; /* in flight */
     float *out;
     size_t cap_bytes;
+    struct run_outcome outcome;
 };
 
 struct inproc {
@@ -22,6 +24,7 @@ struct inproc {
     struct vnp_encoder *encoder[N_ENC];
     struct slot slots[N_SLOTS];
     int n_slots;
+    struct run_safe safe;
 };
 
 static void inproc_close(void *worker) {
@@ -30,6 +33,7 @@ static void inproc_close(void *worker) {
         for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_session_destroy(w->slots[i].session[enc]);
         free(w->slots[i].out);
     }
+    vnp_run_safe_close(&w->safe);
     for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_destroy(w->encoder[enc]);
     w->plan->device.backend->device_close(w->device);
     free(w);
@@ -40,7 +44,8 @@ static vnp_status open_parts(struct inproc *w) {
     const struct vnp_backend *b = plan->device.backend;
     struct vnp_device_options opt = {.precision = plan->opt->precision,
                                      .idx_device = plan->device.idx_device,
-                                     .n_threads = plan->opt->n_threads};
+                                     .n_threads = plan->opt->n_threads,
+                                     .cache_dir = plan->opt->cache_dir};
     VNP_TRY(b->device_open(&opt, &w->device));
     w->n_slots = b->is_host ? 1 : N_SLOTS;
     for (int enc = 0; enc < N_ENC; enc++) {
@@ -58,7 +63,7 @@ static vnp_status open_parts(struct inproc *w) {
 static vnp_status inproc_open(void *ctx, void **worker) {
     struct inproc *w = calloc(1, sizeof *w);
     if (!w) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "worker");
-    w->plan = ctx;
+    w->plan = w->safe.plan = ctx;
     vnp_status status = open_parts(w);
     if (status != VNP_OK) {
         inproc_close(w);
@@ -100,13 +105,27 @@ static vnp_status inproc_submit(void *worker, int slot, const struct run_pack *p
     if (s->max_tokens[p->enc] > budget && p->view.n_tokens <= budget) s->max_tokens[p->enc] = 0;
     VNP_TRY(session_for(w, s, p->enc, VNP_MAX(budget, p->view.n_tokens)));
     s->in_use = s->session[p->enc];
+    s->pack = p;
     return vnp_encoder_submit(s->in_use, &p->view, &w->plan->want, s->out);
 }
 
 static vnp_status inproc_wait(void *worker, int slot, const float **out) {
     struct inproc *w = worker;
-    *out = w->slots[slot].out;
-    return vnp_encoder_wait(w->slots[slot].in_use);
+    struct slot *s = &w->slots[slot];
+    const struct run_pack *p = s->pack;
+    s->outcome = (struct run_outcome){0};
+    *out = s->out;
+    VNP_TRY(vnp_encoder_wait(s->in_use));
+    struct run_outcome *o = &s->outcome;
+    o->has_span = vnp_encoder_span(s->in_use, &o->begin_s, &o->end_s);
+    bool is_counted = w->plan->want.pool != VNP_POOL_NONE;
+    if (is_counted && vnp_encoder_n_nonfinite(s->in_use) == 0) return VNP_OK;
+    return vnp_run_safe_judge(&w->safe, p, vnp_encoder_spec(w->encoder[p->enc])->n_hidden, s->out,
+                              o);
+}
+
+static void inproc_outcome(void *worker, int slot, struct run_outcome *out) {
+    *out = ((struct inproc *)worker)->slots[slot].outcome;
 }
 
 const struct run_worker_ops vnp_run_inproc_ops = {.kind = "in-process",
@@ -114,4 +133,5 @@ const struct run_worker_ops vnp_run_inproc_ops = {.kind = "in-process",
                                                   .close = inproc_close,
                                                   .n_slots = inproc_n_slots,
                                                   .submit = inproc_submit,
-                                                  .wait = inproc_wait};
+                                                  .wait = inproc_wait,
+                                                  .outcome = inproc_outcome};

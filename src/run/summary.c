@@ -36,11 +36,15 @@ static json_t *devices_json(const struct run_setup *s) {
         double busy = d->busy_s;
         json_int_t n = (json_int_t)atomic_load(&d->n_tokens);
         json_array_append_new(
-            list, json_pack("{s:s,s:s,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:b}", "name", d->name, "worker",
-                            d->ops->kind, "packs", (json_int_t)atomic_load(&d->n_packs), "tokens",
-                            n, "tokens_per_s", busy > 0 ? (double)n / busy : 0.0, "busy_s", busy,
-                            "waiting_s", d->wait_s, "loading_s", d->open_s, "faults",
-                            (json_int_t)atomic_load(&d->n_faults), "dropped", (int)d->is_dropped));
+            list,
+            json_pack("{s:s,s:s,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:b,s:I,s:I,s:f,s:f,s:f}", "name",
+                      d->name, "worker", d->ops->kind, "packs",
+                      (json_int_t)atomic_load(&d->n_packs), "tokens", n, "tokens_per_s",
+                      busy > 0 ? (double)n / busy : 0.0, "busy_s", busy, "waiting_s", d->wait_s,
+                      "loading_s", d->open_s, "faults", (json_int_t)atomic_load(&d->n_faults),
+                      "dropped", (int)d->is_dropped, "rerun_in_fp32", (json_int_t)d->n_reruns,
+                      "rerun_tokens", (json_int_t)d->n_rerun_tokens, "first_vectors_s",
+                      d->t_first_s, "device_span_s", d->span_s, "device_busy_s", d->span_busy_s));
     }
     return list;
 }
