@@ -63,6 +63,12 @@ static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o)
         int64_t trained = vnp_checkpoint_spec(e->models.classifier)->window_bp;
         e->window_bp = o->window_bp > 0 ? o->window_bp : trained > 0 ? trained : 500;
     }
+    if (o->purpose == VNP_FOR_TRAIN) {
+        struct vnp_api_model_paths paths = {
+            .models = o->models, .esm = o->esm, .dnabert = o->dnabert, .is_headless = true};
+        VNP_TRY(vnp_api_models_open(&paths, &e->models));
+        e->window_bp = o->window_bp > 0 ? o->window_bp : 500;
+    }
     if (o->purpose & VNP_FOR_EMBED) VNP_TRY(open_embed_model(e, o->model));
     return VNP_OK;
 }

@@ -43,7 +43,8 @@ struct vnp_api_models {
 struct vnp_api_model_paths {
     const char *models, *esm, *dnabert, *classifier;
     int64_t window_bp;
-    bool is_partial; /* a part that is nowhere is no error */
+    bool is_partial;  /* a part that is nowhere is no error */
+    bool is_headless; /* both encoders, whatever classifiers there are */
 };
 vnp_status vnp_api_models_open(const struct vnp_api_model_paths *paths,
                                struct vnp_api_models *out) VNP_WARN_UNUSED;

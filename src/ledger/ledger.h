@@ -143,6 +143,10 @@ vnp_status vnp_ledger_windows_walk(struct vnp_ledger *l, vnp_ledger_window_fn *f
 typedef vnp_status vnp_ledger_rows_fn(void *ctx, const float *rows, int64_t n_rows);
 vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn,
                                 void *ctx) VNP_WARN_UNUSED;
+/* Where the vectors lie in the data file, block by block in input order. */
+typedef vnp_status vnp_ledger_extent_fn(void *ctx, int64_t off_row, int64_t n_rows);
+vnp_status vnp_ledger_extents_walk(struct vnp_ledger *l, vnp_ledger_extent_fn *fn,
+                                   void *ctx) VNP_WARN_UNUSED;
 /* Spooled records in input order; header and seq live for the call. */
 typedef vnp_status vnp_ledger_spool_fn(void *ctx, int64_t record, const char *header,
                                        const char *seq, size_t len);

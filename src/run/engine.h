@@ -229,6 +229,7 @@ struct run_engine {
     int64_t n_row_cols;        /* of a row */
     const struct vnp_bpe *bpe; /* DNA */
     bool is_rows_kept;         /* vectors go to the ledger's data file */
+    bool is_strict;            /* windows with an ambiguous letter have no frames (training) */
     bool is_spooled;           /* records of inputs that cannot be read twice */
     vnp_status (*classify)(void *ctx, const float *z, int64_t n, float *scores); /* NULL: embed */
     void *classify_ctx;
@@ -369,6 +370,9 @@ vnp_status vnp_run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_setup_fini(struct run_setup *s);
 
 vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
+/* vectors.c: the joined vectors of every open frame of opt->inputs, in opt->out/run.vectors with
+ * opt->out/run.db, both kept; s->e.ledger is open and COMPUTED when this returns OK. */
+vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
 
 /* export.c, summary.c */

@@ -72,6 +72,32 @@ vnp_status vnp_run_embed(const struct vnp_run_options *opt,
 /* Writes chunked.fa, nucleotide.fa, protein.faa into opt->out. */
 vnp_status vnp_run_translate(const struct vnp_run_options *opt,
                              struct vnp_run_counts *out) VNP_WARN_UNUSED;
+/* Trains a classifier on labelled records. Beside the head stands `out`.train: the vectors of both
+ * classes (run databases of their own) and the state after the last epoch, so that a repeated call
+ * goes on; `out`.log.tsv has a row an epoch. The same data, options and seed give the same head,
+ * byte for byte, whatever the number of threads and interruptions. */
+struct vnp_run_training_options {
+    struct vnp_run_options run;   /* devices, models, window, progress; inputs and out unused */
+    const char *const *inputs[2]; /* files of class 0 (other) and 1 (virus) */
+    size_t n_inputs[2];
+    const char *out;       /* head file */
+    const char *bundle;    /* NULL, or a file for encoders and head together */
+    const char *valid_ids; /* NULL, or a file with the record ids of the validation part */
+    double valid_share;    /* of each class's frames, 0..0.9; without valid_ids */
+    bool is_balanced;      /* class weights from the training frames */
+    bool is_uncalibrated;
+    struct vnp_train_options train; /* progress unused */
+};
+struct vnp_run_training_result {
+    int64_t n_records[2][2], n_frames[2][2]; /* [train, valid][other, virus] */
+    int64_t n_windows, n_tokens;             /* embedded for it */
+    int n_epochs, best_epoch;
+    struct vnp_train_metrics valid; /* of the head as written */
+    double scale, shift;            /* calibration; 1, 0 without */
+    bool was_complete;              /* the head was there already */
+};
+vnp_status vnp_run_training(const struct vnp_run_training_options *opt,
+                            struct vnp_run_training_result *out) VNP_WARN_UNUSED;
 /* Judges a finished run folder against a truth table (tab-separated: record id, virus or other,
  * optionally a group; a heading is allowed). *out_text is a report in tab-separated rows, the
  * caller frees it. Errors have origin INPUT and name file and line. */
