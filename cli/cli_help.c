@@ -16,7 +16,7 @@ static const char program_help[] =
     "  train --virus FILES --other FILES -o HEAD   a classifier from your own labelled sequences\n"
     "  model info|convert|verify PATH...   look at models, make one bundle, check an installation\n"
     "  status DIR                how far a run is, while it works or after\n"
-    "  merge DIR... -o DIR       one result from the folders of all shards\n"
+    "  merge DIR... -o DIR       one result from the folders (or embed's files) of all shards\n"
     "  evaluate DIR --truth FILE judge a run against known answers\n"
     "  doctor                    what this machine offers and what is missing\n"
     "  bench host|pack           measure parts of the program on this machine\n"
@@ -215,11 +215,13 @@ static const char status_help[] =
 
 static const char merge_help[] =
     "usage: virnucpro merge DIR... -o DIR [options]\n"
+    "       virnucpro merge FILE... -o FILE [options]\n"
     "\n"
-    "Makes one result from the folders of all shards (predict --shard I/N), the same bytes that\n"
-    "one run would have written. Shards that are missing or not finished are named.\n"
+    "Makes one result from the folders of all shards (predict --shard I/N), or from their files\n"
+    "(embed --shard I/N; any of the four formats in, any out): the same bytes that one run would\n"
+    "have written. Shards that are missing or not finished are named.\n"
     "\n"
-    "  -o, --output DIR           folder for the result\n"
+    "  -o, --output PATH          folder (predict) or file (embed) for the result\n"
     "      --force                replace what is there\n"
     "      --no-upstream-files    leave out the two files in the original program's format\n";
 
@@ -227,7 +229,8 @@ static const char merge_more[] =
     "\n"
     "example:\n"
     "  for i in 0 1 2; do virnucpro predict contigs.fa -o part$i --shard $i/3; done\n"
-    "  virnucpro merge part0 part1 part2 -o result\n";
+    "  virnucpro merge part0 part1 part2 -o result\n"
+    "  virnucpro merge part0.npy part1.npy part2.npy -o proteins.npy\n";
 
 static const char evaluate_help[] =
     "usage: virnucpro evaluate DIR --truth FILE\n"

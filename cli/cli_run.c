@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* What the three commands share. Zero is the default of everything but layer. */
 struct run_options {
@@ -51,7 +52,7 @@ static int read_options(int argc, char **argv, const char *command,
     if (args->n_positional == 0)
         return vnp_cli_usage(command,
                              strcmp(command, "merge") == 0
-                                 ? "no input; name the folders of all shards"
+                                 ? "no input; name the folders (or embed's files) of all shards"
                                  : "no input; name FASTA or FASTQ files, or - for standard input");
     if (!o->out) return vnp_cli_usage(command, "no output; -o says where the results go");
     if (o->is_quiet && o->is_verbose)
@@ -198,6 +199,18 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
     return rc;
 }
 
+/* Files are shards of embed, folders of predict. */
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static void say_embedded(const struct run_options *o, const vnp_job_counts *c) {
+    vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
+                (long long)c->n_records, plural(c->n_records), (long long)c->n_empty, o->out,
+                o->out);
+}
+
 int vnp_cli_merge(int argc, char **argv, const char *command_line) {
     struct run_options options = {.layer = -1}, *o = &options;
     struct vnp_cli_args args = {0};
@@ -207,8 +220,9 @@ int vnp_cli_merge(int argc, char **argv, const char *command_line) {
         OPT_TEXT("output", 'o', out), OPT_FLAG("no-upstream-files", 0, are_upstream_files_left_out),
         OPT_FLAG("force", 0, is_forced), OPT_REPORT, OPT_END};
     int rc = read_options(argc, argv, "merge", table, o, &args, &is_done);
+    bool is_predict = args.n_positional < 1 || is_folder(args.positional[0]);
     if (rc == 0 && !is_done) {
-        open_report(o, true);
+        open_report(o, is_predict);
         vnp_merge_options m = VNP_MERGE_OPTIONS_INIT;
         m.dirs = args.positional;
         m.n_dirs = (size_t)args.n_positional;
@@ -217,7 +231,8 @@ int vnp_cli_merge(int argc, char **argv, const char *command_line) {
         m.are_upstream_files_left_out = o->are_upstream_files_left_out;
         m.command = command_line;
         vnp_status s = vnp_folder_merge(&m, &c);
-        if (s == VNP_OK) say_predicted(o, &c);
+        if (s == VNP_OK && is_predict) say_predicted(o, &c);
+        if (s == VNP_OK && !is_predict) say_embedded(o, &c);
         rc = finish(s, &c, command_line);
     }
     free(args.positional);
@@ -266,11 +281,7 @@ int vnp_cli_embed(int argc, char **argv, const char *command_line) {
             say_engine(engine);
             s = run_job(o, VNP_JOB_EMBED, engine, &args, command_line, &c);
         }
-        if (s == VNP_OK) {
-            vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
-                        (long long)c.n_records, plural(c.n_records), (long long)c.n_empty, o->out,
-                        o->out);
-        }
+        if (s == VNP_OK) say_embedded(o, &c);
         rc = finish(s, &c, command_line);
     }
     vnp_engine_destroy(engine);

@@ -376,12 +376,18 @@ vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
 
 /* export.c, summary.c */
-/* Where virus.fna gets its text from instead of the input: a record at a time, in input order. */
-typedef vnp_status run_text_fn(void *ctx, const struct vnp_ledger_record *r,
-                               struct vnp_seq_record *out);
-vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+/* Where exports get texts and vectors from instead of the input and the ledger's data file: the
+ * shards of a merge. NULL where a run exports what it has itself. */
+struct run_source {
+    void *ctx;
+    /* the next record called virus */
+    vnp_status (*text)(void *ctx, const struct vnp_ledger_record *r, struct vnp_seq_record *out);
+    /* all vectors in input order, in pieces of any size */
+    vnp_status (*rows)(void *ctx, vnp_ledger_rows_fn *fn, void *fn_ctx);
+};
+vnp_status vnp_run_export_predict(struct run_engine *e, const struct run_source *source,
                                   struct vnp_run_counts *counts) VNP_WARN_UNUSED;
-vnp_status vnp_run_export_embed(struct run_engine *e,
+vnp_status vnp_run_export_embed(struct run_engine *e, const struct run_source *source,
                                 struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 /* Counts of the calls alone, without writing. */
 vnp_status vnp_run_export_tally(struct run_engine *e,

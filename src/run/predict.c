@@ -121,7 +121,7 @@ static bool is_whole(const struct run_setup *s, const char *const *paths, size_t
 static vnp_status export_all(struct run_setup *s, const char *summary,
                              struct vnp_run_counts *counts) {
     s->e.t_end = vnp_now_s();
-    VNP_TRY(vnp_run_export_predict(&s->e, NULL, NULL, counts));
+    VNP_TRY(vnp_run_export_predict(&s->e, NULL, counts));
     VNP_TRY(vnp_run_summary_write(s, summary, counts));
     VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
     return vnp_ledger_data_remove(s->e.ledger);

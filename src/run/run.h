@@ -116,10 +116,11 @@ struct vnp_run_status_info {
 };
 /* DIR of predict, or FILE of embed. Reads only. NOT_FOUND when there is no run. */
 vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) VNP_WARN_UNUSED;
-/* One run's files from the folders of all its shards (predict). MISMATCH when they do not belong
- * together or some are missing or unfinished, naming them. */
+/* One run's files from those of all its shards: folders of predict, or files of embed in any of
+ * the four formats. MISMATCH when they do not belong together or some are missing or unfinished,
+ * naming them. */
 struct vnp_run_merge_options {
-    const char *const *dirs;
+    const char *const *dirs; /* or files */
     size_t n_dirs;
     const char *out;
     bool is_forced, are_upstream_files_left_out;
