@@ -129,6 +129,7 @@ static void fill_run(const struct vnp_job *job, struct vnp_run_options *r) {
     r->precision = e->devices.precision;
     r->n_threads = e->n_threads;
     r->budget_tokens = e->n_tokens;
+    r->cache_dir = e->cache_dir[0] ? e->cache_dir : NULL;
     if (o->kind == VNP_JOB_PREDICT) r->window_bp = e->window_bp;
     r->esm2 = e->models.esm2;
     r->dnabert = e->models.dnabert;

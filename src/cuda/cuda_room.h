@@ -234,6 +234,7 @@ vnp_status vnp_cuda_fail(cudaError_t e, const char *what);
 vnp_status vnp_cuda_device_open(const struct vnp_device_options *opt, struct vnp_device **out);
 void vnp_cuda_device_close(struct vnp_device *dev);
 int vnp_cuda_device_count(void);
+bool vnp_cuda_device_pci(int idx_device, char out[32]);
 vnp_status vnp_cuda_device_info(struct vnp_device *dev, struct vnp_device_info *out);
 enum vnp_dtype vnp_cuda_site_dtype(const struct vnp_device *dev, enum vnp_site site);
 vnp_status vnp_cuda_const_create(struct vnp_device *dev, const struct vnp_view *v, float **out);

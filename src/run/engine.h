@@ -189,7 +189,7 @@ struct run_device {
     double span_s, span_busy_s;       /* first pack's begin to last one's end; of it, working */
     double span_end_s;                /* of the worker that is open, on its device's clock */
     double t_first_s;                 /* first vectors, since the engine's start */
-    char pci[32];                     /* "" = none */
+    struct vnp_run_gpu_stats gpu;
     bool is_dropped;
     int64_t budget_tokens; /* of a pack; the thread's own, falls when memory runs out */
     pthread_t thread;

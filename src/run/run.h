@@ -128,6 +128,43 @@ struct vnp_run_merge_options {
 };
 vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt,
                          struct vnp_run_counts *out) VNP_WARN_UNUSED;
+
+/* ---- gpu.c: what NVIDIA's management library says; nothing where it is missing -------------- */
+
+enum {
+    VNP_RUN_GPU_TEMPERATURE_C,
+    VNP_RUN_GPU_POWER_W,
+    VNP_RUN_GPU_SM_MHZ,
+    VNP_RUN_GPU_USE_PERCENT,
+    VNP_RUN_GPU_MEMORY_GB, /* in use */
+    VNP_RUN_GPU_N
+};
+struct vnp_run_gpu_values {
+    double v[VNP_RUN_GPU_N]; /* -1 = unknown */
+    uint64_t reasons;        /* why clocks are held down, NVML's bits */
+};
+struct vnp_run_gpu_info {
+    char name[96], driver[80], pci[32];
+    int major, minor;
+    double memory_gb;
+    struct vnp_run_gpu_values now;
+};
+struct vnp_run_gpu_stats {
+    int64_t n_samples;
+    double min[VNP_RUN_GPU_N], mean[VNP_RUN_GPU_N], max[VNP_RUN_GPU_N];
+    uint64_t reasons; /* any sample's */
+    double energy_j;  /* -1 = unknown */
+};
+bool vnp_run_gpu_is_there(const char **why);
+int vnp_run_gpu_count(void);
+bool vnp_run_gpu_look(int idx, struct vnp_run_gpu_info *out);
+void vnp_run_gpu_reasons_text(uint64_t reasons, char *out, size_t n); /* "" = none of note */
+/* Samples the GPUs at these PCI addresses ("" = none) twice a second until stopped; NULL: no
+ * memory. stop writes [n] stats (out may be NULL) and frees. */
+struct vnp_run_gpu_monitor;
+struct vnp_run_gpu_monitor *vnp_run_gpu_monitor_start(const char (*pci)[32], int n);
+void vnp_run_gpu_monitor_stop(struct vnp_run_gpu_monitor *m, struct vnp_run_gpu_stats *out);
+
 /* ---- benches: figures a row at a time, nothing kept ------------------------------------------ */
 
 struct vnp_run_bench_cell {

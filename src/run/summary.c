@@ -29,6 +29,29 @@ static json_t *stages_json(const struct run_engine *e) {
     return stages;
 }
 
+/* Minimum, mean and maximum while the engine ran; NULL when nothing was sampled. */
+static json_t *gpu_json(const struct run_device *d) {
+    static const char *const names[VNP_RUN_GPU_N] = {"temperature_c", "power_w", "sm_mhz",
+                                                     "utilisation_percent", "memory_gb"};
+    const struct vnp_run_gpu_stats *g = &d->gpu;
+    char reasons[256];
+    if (g->n_samples == 0) return NULL;
+    json_t *o = json_object();
+    for (int i = 0; i < VNP_RUN_GPU_N; i++)
+        if (g->min[i] >= 0)
+            json_object_set_new(o, names[i],
+                                json_pack("[f,f,f]", g->min[i], g->mean[i], g->max[i]));
+    vnp_run_gpu_reasons_text(g->reasons, reasons, sizeof reasons);
+    json_object_set_new(o, "clocks_held_by", json_string(reasons));
+    json_object_set_new(o, "samples", json_integer((json_int_t)g->n_samples));
+    if (g->energy_j > 0) {
+        double n = (double)atomic_load(&d->n_tokens);
+        json_object_set_new(o, "energy_j", json_real(g->energy_j));
+        json_object_set_new(o, "tokens_per_joule", json_real(n / g->energy_j));
+    }
+    return o;
+}
+
 static json_t *devices_json(const struct run_setup *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->e.n_devices; i++) {
@@ -45,6 +68,8 @@ static json_t *devices_json(const struct run_setup *s) {
                       "dropped", (int)d->is_dropped, "rerun_in_fp32", (json_int_t)d->n_reruns,
                       "rerun_tokens", (json_int_t)d->n_rerun_tokens, "first_vectors_s",
                       d->t_first_s, "device_span_s", d->span_s, "device_busy_s", d->span_busy_s));
+        json_t *gpu = gpu_json(d);
+        if (gpu) json_object_set_new(json_array_get(list, (size_t)i), "gpu", gpu);
     }
     return list;
 }
