@@ -45,7 +45,8 @@ static const char shared_help[] =
     "      --threads N        CPU threads                                  [all this job may use]\n"
     "      --tokens N         tokens a batch                                     [by the device]\n"
     "      --shard I/N        only the I-th of N parts of the records, I from 0\n"
-    "      --cache FILE       vectors kept between runs of the same model\n"
+    "      --cache FILE       vectors kept between runs of the same model; may be shared\n"
+    "      --cache-size MB    largest size of that file                                  [4096]\n"
     "      --grace SECONDS    after an interrupt, time for the batches in flight            [10]\n";
 
 static const char report_help[] = "\n"

@@ -12,7 +12,7 @@
 struct run_options {
     const char *out, *device, *precision, *models, *esm, *dnabert, *classifier, *model, *pool;
     const char *cache;
-    int64_t n_threads, n_tokens, window_bp, layer, grace_s, shard[2];
+    int64_t n_threads, n_tokens, window_bp, layer, grace_s, cache_mb, shard[2];
     bool is_forced, is_quiet, is_verbose, is_json;
     bool are_embeddings_saved, are_upstream_files_left_out;
 };
@@ -117,6 +117,7 @@ static vnp_status run_job(const struct run_options *o, uint32_t kind, vnp_engine
     j.grace_s = (int32_t)o->grace_s;
     j.command = command_line;
     j.cache = o->cache;
+    j.cache_mb = o->cache_mb;
     j.progress = vnp_cli_progress;
     vnp_status s = vnp_job_create(engine, &j, &job);
     if (s == VNP_OK) s = vnp_job_run(job);
@@ -179,6 +180,7 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
         OPT_FLAG("save-embeddings", 0, are_embeddings_saved),
         OPT_FLAG("no-upstream-files", 0, are_upstream_files_left_out),
         OPT_TEXT("cache", 0, cache),
+        {"cache-size", 0, VNP_OPT_INT, &o->cache_mb, NULL, 1, 1000000000},
         OPT_FLAG("force", 0, is_forced),
         OPT_DEVICE,
         OPT_REPORT,
@@ -255,15 +257,17 @@ int vnp_cli_embed(int argc, char **argv, const char *command_line) {
     vnp_engine *engine = NULL;
     vnp_job_counts c = {0};
     bool is_done;
-    const struct vnp_cli_option table[] = {OPT_TEXT("output", 'o', out),
-                                           OPT_TEXT("model", 0, model),
-                                           OPT_TEXT("pool", 0, pool),
-                                           {"layer", 0, VNP_OPT_INT, &o->layer, NULL, -1, 1000},
-                                           OPT_TEXT("cache", 0, cache),
-                                           OPT_FLAG("force", 0, is_forced),
-                                           OPT_DEVICE,
-                                           OPT_REPORT,
-                                           OPT_END};
+    const struct vnp_cli_option table[] = {
+        OPT_TEXT("output", 'o', out),
+        OPT_TEXT("model", 0, model),
+        OPT_TEXT("pool", 0, pool),
+        {"layer", 0, VNP_OPT_INT, &o->layer, NULL, -1, 1000},
+        OPT_TEXT("cache", 0, cache),
+        {"cache-size", 0, VNP_OPT_INT, &o->cache_mb, NULL, 1, 1000000000},
+        OPT_FLAG("force", 0, is_forced),
+        OPT_DEVICE,
+        OPT_REPORT,
+        OPT_END};
     int rc = read_options(argc, argv, "embed", table, o, &args, &is_done);
     if (rc == 0 && !is_done) {
         if (!o->model)

@@ -267,11 +267,15 @@ typedef struct vnp_job_options {
     int32_t grace_s;     /* after a stop: time for the batches in flight; 0 is 10 */
     const char *command; /* for the summary; may be NULL */
     const char *cache;   /* file of vectors shared by runs; NULL: none */
+    int64_t cache_mb;    /* its largest size in MB; 0 is 4096 */
     vnp_progress_callback *progress;
     void *progress_ctx;
 } vnp_job_options;
 #define VNP_JOB_OPTIONS_INIT                                                                       \
-    { sizeof(vnp_job_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0 }
+    {                                                                                              \
+        sizeof(vnp_job_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 0, \
+            0, 0                                                                                   \
+    }
 
 /** Prepares a run over files; touches nothing yet.
  *

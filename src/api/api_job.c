@@ -116,6 +116,7 @@ static void fill_run(const struct vnp_job *job, struct vnp_run_options *r) {
                                   .are_upstream_files_left_out = o->are_upstream_files_left_out,
                                   .grace_s = o->grace_s > 0 ? o->grace_s : 10,
                                   .cache_path = o->cache,
+                                  .cache_mb = o->cache_mb,
                                   .command = o->command,
                                   .layer = o->layer,
                                   .pool = VNP_POOL_MEAN,

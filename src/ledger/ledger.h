@@ -159,4 +159,29 @@ vnp_status vnp_ledger_incidents_walk(struct vnp_ledger *l, vnp_ledger_incident_f
 /* Removes the data file (after its export has its final name). */
 vnp_status vnp_ledger_data_remove(struct vnp_ledger *l) VNP_WARN_UNUSED;
 
+/* ---- cache of vectors, shared by runs and processes (cache.c) ---------------------------------
+ * Never fatal: what is wrong with the file is logged once, and from there on there are no hits. Any
+ * thread. */
+
+struct vnp_cache;
+struct vnp_cache_key {
+    int64_t space; /* of vnp_cache_space; below 0 = none */
+    const uint16_t *tokens;
+    int64_t n_tokens, n_cols;
+};
+struct vnp_cache_stats {
+    int64_t n_hits, n_misses, n_kept, n_evicted;
+    char off_reason[256]; /* "" while it is used */
+};
+/* NOMEM only. The file's size stays below max_bytes but for one group of puts. */
+vnp_status vnp_cache_open(const char *path, int64_t max_bytes,
+                          struct vnp_cache **out) VNP_WARN_UNUSED;
+void vnp_cache_close(struct vnp_cache *c); /* NULL is legal; what was not committed is lost */
+/* Vectors under one key (model, precision, device, ...) have nothing to do with those of others. */
+int64_t vnp_cache_space(struct vnp_cache *c, const char *key);
+bool vnp_cache_find(struct vnp_cache *c, const struct vnp_cache_key *key, float *out);
+void vnp_cache_put(struct vnp_cache *c, const struct vnp_cache_key *key, const float *vector);
+void vnp_cache_commit(struct vnp_cache *c);
+void vnp_cache_stats_get(struct vnp_cache *c, struct vnp_cache_stats *out);
+
 #endif

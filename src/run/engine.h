@@ -71,6 +71,7 @@ struct run_item {
     int32_t dedup; /* entry that waits for this item, or -1 */
     uint8_t enc;
     uint8_t n_faults;             /* workers it has taken along */
+    bool is_for_cache;            /* not found there: kept when it is known */
     struct run_item *next_waiter; /* the same sequence, already on its way */
 };
 struct run_record {
@@ -253,6 +254,9 @@ struct run_engine {
     int64_t n_row_bytes, n_kept_bytes; /* rows in flight; kept by all blocks; under lock */
     bool is_feed_done;
     int n_prep_running;
+    struct vnp_cache *cache; /* NULL: none */
+    int64_t cache_space[N_ENC];
+    struct vnp_cache_stats cache_stats; /* when it has been closed */
     struct vnp_packer *packers[N_ENC];
     struct run_dedup *dedup[N_ENC];
     struct run_dispatch dispatch;
@@ -374,6 +378,14 @@ vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
  * opt->out/run.db, both kept; s->e.ledger is open and COMPUTED when this returns OK. */
 vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
+
+/* reuse.c: the cache of vectors between runs */
+vnp_status vnp_run_cache_open(struct run_setup *s) VNP_WARN_UNUSED; /* nothing without --cache */
+void vnp_run_cache_close(struct run_setup *s);
+/* True when the item's vector was there; it->out is filled. */
+bool vnp_run_cache_find(struct run_engine *e, struct run_item *it);
+/* Leaves there what the block's items had to be computed for. */
+void vnp_run_cache_keep(struct run_engine *e, const struct run_block *b);
 
 /* export.c, summary.c */
 /* Where exports get texts and vectors from instead of the input and the ledger's data file: the

@@ -29,6 +29,7 @@ static vnp_status add_tokens(struct prep *p, struct run_block *b, int enc, const
     it->n_tokens = (int32_t)n;
     it->n_rows = 1;
     it->dedup = -1;
+    it->is_for_cache = false;
     it->enc = (uint8_t)enc;
     it->block = b;
     b->tokens.n_bytes += n * sizeof(uint16_t);

@@ -41,6 +41,7 @@ struct vnp_run_options {
     bool is_forced, are_embeddings_saved, are_upstream_files_left_out;
     double grace_s;
     const char *cache_path; /* cross-run vector cache or NULL */
+    int64_t cache_mb;       /* its size; < 1 = 4096 */
     const char *cache_dir;  /* autotuning results of devices, or NULL */
     const char *command;    /* for the summary */
     /* models: checkpoints opened by the api; borrowed */

@@ -189,7 +189,10 @@ vnp_status vnp_run_setup_compute(struct run_setup *s) {
     struct run_engine *e = &s->e;
     if (vnp_ledger_state_get(e->ledger) != VNP_LEDGER_RUNNING) return check_input(s);
     if (vnp_ledger_is_resumed(e->ledger)) vnp_log(VNP_LOG_INFO, "run", "resuming %s", s->path_db);
-    VNP_TRY(compute_watched(s));
+    VNP_TRY(vnp_run_cache_open(s));
+    vnp_status status = compute_watched(s);
+    vnp_run_cache_close(s);
+    VNP_TRY(status);
     struct vnp_ledger_counts counts;
     VNP_TRY(vnp_ledger_count(e->ledger, &counts));
     if (counts.n_blocks != e->n_blocks_input) return other_input(s, ": it was longer");

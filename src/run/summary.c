@@ -74,6 +74,15 @@ static json_t *devices_json(const struct run_setup *s) {
     return list;
 }
 
+static json_t *cache_json(const struct run_setup *s) {
+    const struct vnp_cache_stats *c = &s->e.cache_stats;
+    if (!s->opt->cache_path) return json_null();
+    return json_pack("{s:s?,s:I,s:I,s:I,s:I,s:s}", "file", s->opt->cache_path, "hits",
+                     (json_int_t)c->n_hits, "misses", (json_int_t)c->n_misses, "kept",
+                     (json_int_t)c->n_kept, "evicted", (json_int_t)c->n_evicted, "left_out_because",
+                     c->off_reason);
+}
+
 static json_t *facts_json(const struct run_setup *s) {
     json_t *o = json_object();
     for (size_t i = 0; i < s->n_facts; i++)
@@ -139,6 +148,7 @@ static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts
     json_object_set_new(root, "identity", facts_json(s));
     json_object_set_new(root, "counts", counts_json(counts));
     VNP_TRY(packing_json(s, root));
+    json_object_set_new(root, "cache", cache_json(s));
     json_object_set_new(root, "stages", stages_json(&s->e));
     json_object_set_new(root, "devices", devices_json(s));
     json_object_set_new(root, "warnings", warnings_json(s, counts));
