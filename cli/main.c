@@ -59,17 +59,25 @@ static char *join(int argc, char **argv) {
     return line;
 }
 
-static const char *const commands[] = {"predict", "embed",  "translate", "train",
-                                       "model",   "status", "merge",     "evaluate",
-                                       "doctor",  "help",   NULL};
-static const char *const later[] = {"bench", "report", "serve", NULL};
+static const char *const commands[] = {"predict", "embed",    "translate", "model", "status",
+                                       "merge",   "evaluate", "doctor",    "help",  NULL};
+static const char *const later[] = {"bench", "train", "report", "serve", NULL};
+
+/* `virnucpro __worker FD`: this process computes for the one that started it, and says whatever it
+ * has to say to that one. */
+static int run_worker(int argc, char **argv) {
+    char *end = NULL;
+    long fd = argc == 3 ? strtol(argv[2], &end, 10) : -1;
+    if (fd < 3 || fd > 1000000 || *end)
+        return vnp_cli_usage(NULL, "__worker is for the program's own use");
+    return vnp_worker_run((int)fd) == VNP_OK ? VNP_EXIT_OK : VNP_EXIT_INTERNAL;
+}
 
 static int dispatch(int argc, char **argv, const char *line) {
     const char *name = argv[1];
     if (strcmp(name, "predict") == 0) return vnp_cli_predict(argc - 2, argv + 2, line);
     if (strcmp(name, "embed") == 0) return vnp_cli_embed(argc - 2, argv + 2, line);
     if (strcmp(name, "translate") == 0) return vnp_cli_translate(argc - 2, argv + 2, line);
-    if (strcmp(name, "train") == 0) return vnp_cli_train(argc - 2, argv + 2, line);
     if (strcmp(name, "model") == 0) return vnp_cli_model(argc - 2, argv + 2);
     if (strcmp(name, "status") == 0) return vnp_cli_status(argc - 2, argv + 2);
     if (strcmp(name, "merge") == 0) return vnp_cli_merge(argc - 2, argv + 2, line);
@@ -91,6 +99,7 @@ int main(int argc, char **argv) {
                         "Try 'virnucpro --help'.\n");
         return VNP_EXIT_USAGE;
     }
+    if (strcmp(argv[1], "__worker") == 0) return run_worker(argc, argv);
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
         printf("virnucpro %s\n", vnp_version());
         return fflush(stdout) == 0 ? 0 : VNP_EXIT_IO;

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PLUGIN_NAME "libvirnucpro_cuda.so"
@@ -34,20 +33,6 @@ bool vnp_api_own_dir(char *out, size_t n) {
     if (!slash) return false;
     *slash = 0;
     return (size_t)snprintf(out, n, "%s", path) < n;
-}
-
-bool vnp_api_cache_dir(char *out, size_t n) {
-    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int len = 0;
-    if (base && base[0] == '/')
-        len = snprintf(out, n, "%s", base);
-    else if (home && home[0] == '/')
-        len = snprintf(out, n, "%s/.cache", home);
-    if (len < 1 || (size_t)len + sizeof "/virnucpro" >= n) return false;
-    (void)mkdir(out, 0700);
-    strcat(out, "/virnucpro");
-    (void)mkdir(out, 0700);
-    return access(out, W_OK | X_OK) == 0;
 }
 
 const struct vnp_backend *vnp_api_host_backend(void) {
@@ -113,6 +98,17 @@ const struct vnp_backend *vnp_api_cuda(char *why, size_t n_why) {
     pthread_once(&cuda_once, plugin_search);
     if (why) snprintf(why, n_why, "%s", cuda_why);
     return cuda_backend;
+}
+
+static const struct vnp_backend *backend_named(const char *name) {
+    if (strcmp(name, vnp_cpu_backend()->name) == 0) return vnp_cpu_backend();
+    if (strcmp(name, vnp_ref_backend()->name) == 0) return vnp_ref_backend();
+    const struct vnp_backend *cuda = vnp_api_cuda(NULL, 0);
+    return cuda && strcmp(name, cuda->name) == 0 ? cuda : NULL;
+}
+
+vnp_status vnp_worker_run(int fd) {
+    return vnp_run_worker_serve(fd, backend_named);
 }
 
 static vnp_status bad_device(const char *text) {

@@ -7,10 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct vnp_job {
     vnp_engine *engine; /* borrowed; NULL for translate */
     vnp_job_options options;
+    struct vnp_run_device devices[VNP_API_MAX_DEVICES]; /* and how their workers live */
+    char worker_program[VNP_API_PATH];
     struct vnp_run_counts counts;
     double wall_s;
 };
@@ -23,6 +26,8 @@ static vnp_status check_options(const vnp_engine *engine, const vnp_job_options 
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: no input or no output named");
     if (o->n_shards < 0 || o->shard_idx < 0 || o->shard_idx >= VNP_MAX(o->n_shards, 1))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: shard %d of %d", o->shard_idx, o->n_shards);
+    if (o->n_workers < -1 || o->n_workers > VNP_API_MAX_DEVICES)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: %d workers", o->n_workers);
     uint32_t need = o->kind == VNP_JOB_PREDICT ? VNP_FOR_PREDICT
                     : o->kind == VNP_JOB_EMBED ? VNP_FOR_EMBED
                                                : 0;
@@ -101,7 +106,58 @@ static vnp_status check_translate_output(const vnp_job_options *o) {
     return VNP_OK;
 }
 
-static void fill_run(const struct vnp_job *job, struct vnp_run_options *r) {
+/* The program that worker processes run; false when there is none. */
+static bool find_worker_program(struct vnp_job *job) {
+    static const char *const places[] = {"/virnucpro", "/../bin/virnucpro", "/../../bin/virnucpro"};
+    const char *named = job->options.worker_program;
+    char dir[VNP_API_PATH];
+    size_t n = sizeof job->worker_program;
+    if (named) return (size_t)snprintf(job->worker_program, n, "%s", named) < n;
+    for (size_t i = 0; vnp_api_own_dir(dir, sizeof dir) && i < VNP_COUNT(places); i++)
+        if ((size_t)snprintf(job->worker_program, n, "%s%s", dir, places[i]) < n &&
+            access(job->worker_program, X_OK) == 0)
+            return true;
+    return false;
+}
+
+/* Which devices compute, and which of them in processes of their own. */
+static vnp_status fill_devices(struct vnp_job *job, struct vnp_run_options *r) {
+    const struct vnp_engine *e = job->engine;
+    int n_workers = job->options.n_workers;
+    bool is_host = e->devices.list[0].backend->is_host;
+    memcpy(job->devices, e->devices.list, sizeof job->devices);
+    r->devices = job->devices;
+    r->n_devices = e->devices.n;
+    if (!is_host && n_workers > 0)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                        "workers are counted on the CPU only; every GPU has one");
+    bool are_processes = n_workers > 0 || (!is_host && n_workers == 0);
+    bool has_program = are_processes && find_worker_program(job);
+    if (n_workers > 0 && !has_program) {
+        vnp_status s = vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no program for worker processes");
+        vnp_error_hint("worker_program names it");
+        return s;
+    }
+    if (are_processes && !has_program)
+        vnp_log(VNP_LOG_WARN, "api",
+                "the program virnucpro is not beside the library: GPUs are used in this process, "
+                "and an error on one ends the run");
+    r->worker_program = job->worker_program;
+    if (n_workers > 0) { /* the threads are shared out */
+        int n_threads = r->n_threads > 0 ? r->n_threads : vnp_cpu_count();
+        r->n_devices = n_workers;
+        r->n_threads = VNP_MAX(1, n_threads / n_workers);
+    }
+    for (int i = 0; i < r->n_devices; i++) {
+        if (n_workers > 0)
+            job->devices[i] =
+                (struct vnp_run_device){.backend = e->devices.list[0].backend, .idx_device = i};
+        job->devices[i].is_process = has_program;
+    }
+    return VNP_OK;
+}
+
+static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
     const vnp_job_options *o = &job->options;
     const struct vnp_engine *e = job->engine;
     *r = (struct vnp_run_options){.inputs = o->inputs,
@@ -116,27 +172,24 @@ static void fill_run(const struct vnp_job *job, struct vnp_run_options *r) {
                                   .are_upstream_files_left_out = o->are_upstream_files_left_out,
                                   .grace_s = o->grace_s > 0 ? o->grace_s : 10,
                                   .cache_path = o->cache,
-                                  .cache_mb = o->cache_mb,
                                   .command = o->command,
                                   .layer = o->layer,
                                   .pool = VNP_POOL_MEAN,
                                   .progress = o->progress ? forward_progress : NULL,
-                                  .progress_ctx = (void *)(uintptr_t)job};
+                                  .progress_ctx = job};
     if (o->pool && strcmp(o->pool, "cls") == 0) r->pool = VNP_POOL_CLS;
     if (o->pool && strcmp(o->pool, "none") == 0) r->pool = VNP_POOL_NONE;
-    if (!e) return;
-    r->devices = e->devices.list;
-    r->n_devices = e->devices.n;
+    if (!e) return VNP_OK;
     r->precision = e->devices.precision;
     r->n_threads = e->n_threads;
     r->budget_tokens = e->n_tokens;
-    r->cache_dir = e->cache_dir[0] ? e->cache_dir : NULL;
     if (o->kind == VNP_JOB_PREDICT) r->window_bp = e->window_bp;
     r->esm2 = e->models.esm2;
     r->dnabert = e->models.dnabert;
     r->classifier = e->models.classifier;
     r->embed_model = e->embed_model;
     r->model_note = e->models.note[0] ? e->models.note : NULL;
+    return fill_devices(job, r);
 }
 
 vnp_status vnp_job_run(vnp_job *job) {
@@ -144,7 +197,7 @@ vnp_status vnp_job_run(vnp_job *job) {
     if (!job) return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no job");
     VNP_TRY(check_inputs(&job->options));
     if (job->options.kind == VNP_JOB_TRANSLATE) VNP_TRY(check_translate_output(&job->options));
-    fill_run(job, &r);
+    VNP_TRY(fill_run(job, &r));
     double start = vnp_now_s();
     vnp_status s = job->options.kind == VNP_JOB_PREDICT ? vnp_run_predict(&r, &job->counts)
                    : job->options.kind == VNP_JOB_EMBED ? vnp_run_embed(&r, &job->counts)

@@ -86,7 +86,9 @@ vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encod
         .table = e->table, .type_row = e->type_row, .vocab = e->spec.n_vocab};
     VNP_TRY(e->b->embed(s->ex, &embed, &s->x));
     VNP_TRY(norm(s, &e->embed_norm, want->layer > 0 ? &s->attn_in : NULL));
-    for (int64_t l = 0; l < want->layer; l++)
+    for (int64_t l = 0; l < want->layer; l++) {
+        VNP_TRY(vnp_model_go_on(want));
         VNP_TRY(run_layer(s, &e->layers[l], l + 1 == want->layer));
+    }
     return VNP_OK;
 }

@@ -87,7 +87,10 @@ vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_encoder_
                                      .has_token_dropout = e->spec.has_token_dropout,
                                      .mask_id = MASK_ID};
     VNP_TRY(e->b->embed(s->ex, &embed, &s->x));
-    for (int64_t l = 0; l < want->layer; l++) VNP_TRY(run_layer(s, &e->layers[l]));
+    for (int64_t l = 0; l < want->layer; l++) {
+        VNP_TRY(vnp_model_go_on(want));
+        VNP_TRY(run_layer(s, &e->layers[l]));
+    }
     if (want->layer < e->spec.n_layers) return VNP_OK;
     if (!want->is_logits) return norm(s, &e->final_norm, &s->x, NULL);
     VNP_TRY(norm(s, &e->final_norm, NULL, &s->ffn_in));

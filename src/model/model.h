@@ -7,6 +7,8 @@
 #include "op/op.h"
 #include "weights/weights.h"
 
+#include <stdatomic.h>
+
 /* An encoder's weights on one device. Immutable after create; sessions share it. */
 struct vnp_encoder;
 
@@ -22,6 +24,7 @@ struct vnp_encoder_want {
     int64_t layer;           /* -1 = last (after the final norm); 0 = scaled embedding; 1..L */
     enum vnp_pool_kind pool; /* MEAN: upstream's rule for the model; CLS; NONE: every token */
     bool is_logits;          /* ESM-2 masked-LM logits of every token instead ([N][V]) */
+    const atomic_bool *is_abandoned; /* looked at between layers: CANCELED once true; may be NULL */
 };
 /* Rows and columns of the result of a pack. */
 void vnp_encoder_out_shape(const struct vnp_encoder *e, const struct vnp_encoder_want *want,
@@ -75,17 +78,13 @@ struct vnp_train_options {
     double class_weight[2]; /* of other, virus */
     uint64_t seed;
     int n_threads; /* < 1 = all; the result does not depend on it */
-    /* Called about every hundred batches of an epoch; false ends the epoch with CANCELED: then
-     * only a state saved before it is whole. May be NULL. */
-    bool (*progress)(void *ctx, int64_t n_done, int64_t n);
-    void *progress_ctx;
 };
 void vnp_train_defaults(struct vnp_train_options *opt);
 
 /* Labelled vectors, borrowed. */
 struct vnp_train_data {
-    const float *const *rows; /* [n], each [n_in] */
-    const uint8_t *labels;    /* [n], 0 other, 1 virus */
+    const float *z;        /* [n][n_in] */
+    const uint8_t *labels; /* [n], 0 other, 1 virus */
     int64_t n, n_in;
 };
 

@@ -48,6 +48,12 @@ struct vnp_encoder_session {
     struct vnp_tensor logits;   /* [N][V] f32, with a masked-LM head only */
 };
 
+/* Before each layer: CANCELED when the caller no longer wants the answer. */
+static inline vnp_status vnp_model_go_on(const struct vnp_encoder_want *want) {
+    if (!want->is_abandoned || !atomic_load(want->is_abandoned)) return VNP_OK;
+    return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "the batch was abandoned");
+}
+
 /* Loading: every call names what failed. */
 vnp_status vnp_model_const(struct vnp_encoder *e, const struct vnp_checkpoint *c, const char *name,
                            int64_t n_rows, float **out);

@@ -12,7 +12,8 @@
 /* Columns of DNABERT-S and of ESM-2 3B. */
 enum { DNA_COLS = 768, PROTEIN_COLS = 2560, N_SLOTS = 2 };
 
-static vnp_status instant_open(void *ctx, void **worker) {
+static vnp_status instant_open(void *ctx, const struct run_patience *patience, void **worker) {
+    (void)patience;
     float *zeros = calloc((size_t)RUN_BENCH_MAX_SEQS * PROTEIN_COLS, sizeof *zeros);
     (void)ctx;
     *worker = zeros;
@@ -31,8 +32,10 @@ static vnp_status instant_submit(void *worker, int slot, const struct run_pack *
     return VNP_OK;
 }
 
-static vnp_status instant_wait(void *worker, int slot, const float **out) {
+static vnp_status instant_wait(void *worker, int slot, const struct run_patience *patience,
+                               const float **out) {
     (void)slot;
+    (void)patience;
     *out = worker;
     return VNP_OK;
 }

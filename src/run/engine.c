@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DEFAULT_GRACE_S = 10 };
+
 /* The one piece of state of the process: a handler can reach nothing else. Only ever set. */
 static atomic_int is_stop_requested;
 
@@ -98,7 +100,7 @@ void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const f
     it->next_waiter = waiters;
     while (it) {
         struct run_item *next = it->next_waiter; /* the block may be used anew once released */
-        for (int64_t r = 0; vec && vec != it->out && r < it->n_rows; r++)
+        for (int64_t r = 0; vec && r < it->n_rows; r++)
             memcpy(it->out + r * e->n_row_cols, vec + r * n_cols, (size_t)n_cols * sizeof(float));
         if (!vec) vnp_run_block_frame_fail(it->block, it->frame, reason);
         vnp_run_engine_block_release(e, it->block);
@@ -117,7 +119,7 @@ void vnp_run_thread_ends(struct run_engine *e, int stage, const struct run_stage
 }
 
 static vnp_status create_parts(struct run_engine *e) {
-    int64_t n_packs = 2 * e->n_devices * 2 + 2;
+    int64_t n_packs = 5 * e->n_devices + 2; /* three in flight, two waiting */
     e->blocks = calloc((size_t)e->n_blocks, sizeof *e->blocks);
     e->in_order = calloc((size_t)e->n_blocks, sizeof(struct run_block *));
     if (!e->blocks || !e->in_order) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "blocks");
@@ -130,7 +132,8 @@ static vnp_status create_parts(struct run_engine *e) {
         VNP_TRY(vnp_run_block_init(&e->blocks[i]));
         vnp_run_queue_push(&e->free_blocks, &e->blocks[i], NULL);
     }
-    VNP_TRY(vnp_run_dispatch_init(&e->dispatch, n_packs, e->budget_tokens, e->max_seqs));
+    VNP_TRY(
+        vnp_run_dispatch_init(&e->dispatch, e->n_devices, n_packs, e->budget_tokens, e->max_seqs));
     int64_t dedup_bytes = e->opt->dedup_bytes ? e->opt->dedup_bytes : (int64_t)384 << 20;
     int64_t n_cols_all = 0;
     for (int enc = 0; enc < N_ENC; enc++) n_cols_all += e->uses[enc] ? e->n_cols[enc] : 0;
@@ -204,6 +207,7 @@ static void start_team(struct run_engine *e, struct team *t) {
     t->has_finish = start(e, &t->finish, vnp_run_finish_main, e);
     for (int i = 0; i < e->n_devices && !e->has_failed; i++) {
         e->devices[i].engine = e;
+        e->devices[i].idx = i;
         e->devices[i].budget_tokens = e->budget_tokens;
         if (!start(e, &e->devices[i].thread, vnp_run_device_main, &e->devices[i])) break;
         t->n_devices++;
@@ -216,9 +220,11 @@ static void start_team(struct run_engine *e, struct team *t) {
     t->has_feed = start(e, &t->feed, vnp_run_feed_main, e);
 }
 
-/* Until every thread but the finishing one has ended. */
+/* Until every thread but the finishing one has ended. After a stop request the packs in flight have
+ * the grace time; then devices give them up, and what is complete is committed all the same. */
 static void watch(struct run_engine *e, const struct team *t) {
-    double t_report = vnp_now_s();
+    double t_report = vnp_now_s(), t_stop = 0;
+    double grace_s = e->opt->grace_s > 0 ? e->opt->grace_s : DEFAULT_GRACE_S;
     int n_left = t->has_finish;
     pthread_mutex_lock(&e->lock);
     while (e->n_running > n_left) {
@@ -226,7 +232,11 @@ static void watch(struct run_engine *e, const struct team *t) {
         bool must_stop = vnp_run_is_stop_requested() && !e->is_stopping;
         if (must_stop) e->is_stopping = true;
         pthread_mutex_unlock(&e->lock);
-        if (must_stop) end_stages(e);
+        if (must_stop) {
+            t_stop = vnp_now_s();
+            end_stages(e);
+        }
+        if (t_stop > 0 && vnp_now_s() - t_stop >= grace_s) atomic_store(&e->is_abandoned, true);
         if (vnp_now_s() - t_report >= 0.5) {
             t_report = vnp_now_s();
             report(e, "running");
@@ -255,7 +265,6 @@ vnp_status vnp_run_engine_run(struct run_engine *e) {
     report(e, "loading");
     vnp_status status = create_parts(e);
     if (status == VNP_OK) {
-        e->dispatch.n_alive = e->n_devices;
         start_team(e, &t);
         watch(e, &t);
         join_team(e, &t);

@@ -5,8 +5,9 @@
  *                      blocks the ledger already has are dropped here
  *   prep (n threads)   a block's open frames and their tokens
  *   packer (1 thread)  blocks in serial order -> dedup -> packs, one packer an encoder
- *   workers            one thread a device; pulls packs from the dispatcher, encodes, puts vectors
- *                      straight into the block's rows [dna ; protein]
+ *   devices            one thread a device; pulls packs from the dispatcher, has its worker (in
+ *                      this process or a child, worker.h) encode them, puts vectors straight into
+ *                      the block's rows [dna ; protein]
  *   finish (1 thread)  blocks whose vectors are all there -> classifier -> ledger
  *
  * Blocks come from a fixed set and return to it; the reader waits when none is free. There are
@@ -20,13 +21,12 @@
 #include "run/run.h"
 #include "ledger/ledger.h"
 #include "run/packer.h"
+#include "run/worker.h"
 #include "seq/seq.h"
 #include "tok/tok.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-
-enum { ENC_DNA = 0, ENC_PROTEIN = 1, N_ENC = 2 };
 
 /* ---- queue.c: bounded, many to many -----------------------------------------------------------
  */
@@ -71,7 +71,6 @@ struct run_item {
     int32_t dedup; /* entry that waits for this item, or -1 */
     uint8_t enc;
     uint8_t n_faults;             /* workers it has taken along */
-    bool is_for_cache;            /* not found there: kept when it is known */
     struct run_item *next_waiter; /* the same sequence, already on its way */
 };
 struct run_record {
@@ -151,61 +150,53 @@ struct run_pack {
     int32_t *cu;
     struct run_item **items; /* [view.n_seqs] */
     int64_t cap_tokens, cap_seqs;
-    int n_faults;
-    bool is_extra; /* made for a halved pack or a long sequence; freed after use */
+    int n_faults;   /* workers lost or wrong with it; > 0: a suspect, computed alone */
+    int idx_blamed; /* device of the last fault; others are asked first. -1 = none */
+    int idx_owner;  /* device that has taken it; -1 = none. The dispatcher's, under its lock */
+    bool is_extra;  /* made for a halved pack or a long sequence; freed after use */
     struct run_pack *next;
 };
 
-/* What became of a pack beside its vectors. */
-struct run_outcome {
-    bool is_judged;  /* rows that are not finite are their sequences' own fault */
-    int64_t n_rerun; /* sequences computed again in FP32 */
-    int64_t n_rerun_tokens;
-    int64_t n_failed; /* sequences that are not finite then either */
-    bool has_span;    /* when the device worked on it, on the device's own clock */
-    double begin_s, end_s;
-};
-
-/* What a device thread drives. In-process encoders and worker processes implement it, tests a
- * stand-in. Calls of one worker come from one thread. */
-struct run_worker_ops {
-    const char *kind;
-    vnp_status (*open)(void *ctx, void **worker);
-    void (*close)(void *worker);
-    int (*n_slots)(void *worker); /* packs that may be in flight */
-    /* out [rows][cols] belongs to the worker until the slot is used again */
-    vnp_status (*submit)(void *worker, int slot, const struct run_pack *p);
-    vnp_status (*wait)(void *worker, int slot, const float **out);
-    /* of the pack last waited for in the slot; NULL: nothing is known */
-    void (*outcome)(void *worker, int slot, struct run_outcome *out);
-};
 struct run_device {
     const struct run_worker_ops *ops;
     void *ctx;
     char name[64];
+    int idx; /* among the engine's devices */
     /* written by the device's thread, read by others as counters */
-    atomic_int_fast64_t n_packs, n_tokens, n_faults;
-    double busy_s, wait_s, open_s;    /* read after the thread has ended; so are these: */
+    atomic_int_fast64_t n_packs, n_tokens, n_faults, n_restarts;
+    /* the thread's own; read by others after it has ended */
+    double busy_s, wait_s, open_s;
     int64_t n_reruns, n_rerun_tokens; /* sequences computed again in FP32 */
     double span_s, span_busy_s;       /* first pack's begin to last one's end; of it, working */
     double span_end_s;                /* of the worker that is open, on its device's clock */
     double t_first_s;                 /* first vectors, since the engine's start */
-    struct vnp_run_gpu_stats gpu;
+    char pci[32];                     /* "" = none */
     bool is_dropped;
-    int64_t budget_tokens; /* of a pack; the thread's own, falls when memory runs out */
+    int64_t budget_tokens; /* of a pack; falls when memory runs out, recovers slowly */
     pthread_t thread;
     struct run_engine *engine;
 };
 
+/* What the dispatcher knows of a device. */
+struct run_share {
+    bool is_ready;             /* open, and not being opened anew */
+    double s_per_token[N_ENC]; /* measured; 0 = not yet */
+    int64_t n_tokens_in_flight[N_ENC];
+    double t_head; /* since when the oldest pack in flight is computed */
+};
+/* Everything in it is guarded by its lock. */
 struct run_dispatch {
     pthread_mutex_t lock;
     pthread_cond_t has_pack, has_room;
     struct run_pack *head, *tail;        /* waiting packs */
     int64_t n_waiting_packs, cap_tokens; /* cap_tokens: of a pack */
+    int64_t n_waiting_tokens[N_ENC];
     struct run_pack *free_packs;
-    int n_idle, n_alive; /* devices waiting for a pack; not dropped */
-    int64_t n_in_flight; /* packs taken and not yet given back */
-    bool is_closed;      /* no more packs will come but retries */
+    struct run_share *shares; /* [n_devices] */
+    int n_devices;
+    int n_idle, n_alive, n_ready; /* devices waiting for a pack; not dropped; see is_ready */
+    int64_t n_in_flight;          /* packs taken and not yet given back */
+    bool is_closed;               /* no more packs will come but retries */
     bool is_aborted;
     int64_t n_packs, n_tokens, n_capacity; /* dispatched, for the fill */
 };
@@ -230,7 +221,6 @@ struct run_engine {
     int64_t n_row_cols;        /* of a row */
     const struct vnp_bpe *bpe; /* DNA */
     bool is_rows_kept;         /* vectors go to the ledger's data file */
-    bool is_strict;            /* windows with an ambiguous letter have no frames (training) */
     bool is_spooled;           /* records of inputs that cannot be read twice */
     vnp_status (*classify)(void *ctx, const float *z, int64_t n, float *scores); /* NULL: embed */
     void *classify_ctx;
@@ -242,7 +232,8 @@ struct run_engine {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool has_failed, is_stopping;
-    vnp_status status; /* first failure */
+    atomic_bool is_abandoned; /* grace is over: written by the watching thread, read by devices */
+    vnp_status status;        /* first failure */
     struct vnp_error error;
     int n_running; /* threads that have not ended */
     struct run_block *blocks;
@@ -254,9 +245,6 @@ struct run_engine {
     int64_t n_row_bytes, n_kept_bytes; /* rows in flight; kept by all blocks; under lock */
     bool is_feed_done;
     int n_prep_running;
-    struct vnp_cache *cache; /* NULL: none */
-    int64_t cache_space[N_ENC];
-    struct vnp_cache_stats cache_stats; /* when it has been closed */
     struct vnp_packer *packers[N_ENC];
     struct run_dedup *dedup[N_ENC];
     struct run_dispatch dispatch;
@@ -300,8 +288,8 @@ void *vnp_run_finish_main(void *engine);
 void vnp_run_thread_ends(struct run_engine *e, int stage, const struct run_stage *s);
 
 /* dispatch.c */
-vnp_status vnp_run_dispatch_init(struct run_dispatch *d, int64_t n_packs, int64_t cap_tokens,
-                                 int64_t cap_seqs) VNP_WARN_UNUSED;
+vnp_status vnp_run_dispatch_init(struct run_dispatch *d, int n_devices, int64_t n_packs,
+                                 int64_t cap_tokens, int64_t cap_seqs) VNP_WARN_UNUSED;
 void vnp_run_dispatch_fini(struct run_dispatch *d);
 /* A free pack; NULL when aborted. Waits while too many packs wait for devices. */
 struct run_pack *vnp_run_dispatch_pack_get(struct run_dispatch *d, double *wait_s);
@@ -309,44 +297,25 @@ void vnp_run_dispatch_unget(struct run_dispatch *d, struct run_pack *p); /* it w
 /* A pack of its own for long sequences and halves. */
 struct run_pack *vnp_run_pack_create(int64_t cap_tokens, int64_t cap_seqs);
 void vnp_run_pack_fill(struct run_pack *p, int enc, struct run_item *const *items, int64_t n);
-void vnp_run_dispatch_push(struct run_dispatch *d, struct run_pack *p, bool is_retry);
-/* The next pack for a device. END: no pack will ever come; TIMEOUT: none now (is_waiting false). */
-enum run_pop vnp_run_dispatch_pop(struct run_dispatch *d, bool is_waiting, struct run_pack **out);
-/* A popped pack is finished with: delivered, or split into others that were pushed. */
+void vnp_run_dispatch_push(struct run_dispatch *d, struct run_pack *p);
+/* A popped pack comes back, or part of one: to the front of the line. */
+void vnp_run_dispatch_push_back(struct run_dispatch *d, struct run_pack *p);
+/* The next pack for a device. END: no pack will ever come; TIMEOUT: none now (is_waiting false).
+ * Near the end of the input a device may get a part of a pack, or wait although packs are there:
+ * when another one will have them done sooner. */
+enum run_pop vnp_run_dispatch_pop(struct run_dispatch *d, int idx_device, bool is_waiting,
+                                  struct run_pack **out);
+/* A popped pack is finished with: delivered, or split into others that were pushed back. */
 void vnp_run_dispatch_release(struct run_dispatch *d, struct run_pack *p);
+/* A device has computed a pack of n_tokens in so many seconds and goes on with its next. */
+void vnp_run_dispatch_measured(struct run_dispatch *d, int idx_device, int enc, int64_t n_tokens,
+                               double seconds);
+/* A device's worker is open, or lost. Ready devices alone are counted on. */
+void vnp_run_dispatch_ready(struct run_dispatch *d, int idx_device, bool is_ready);
 /* A device is given up; false when it was the last. */
-bool vnp_run_dispatch_drop(struct run_dispatch *d);
+bool vnp_run_dispatch_drop(struct run_dispatch *d, int idx_device);
 void vnp_run_dispatch_close(struct run_dispatch *d);
 void vnp_run_dispatch_abort(struct run_dispatch *d);
-
-/* safe.c: the rerun of sequences whose vectors are not finite */
-struct run_inproc;
-struct run_safe {
-    const struct run_inproc *plan;
-    struct vnp_device *device;
-    struct vnp_encoder *encoder[N_ENC];
-    struct vnp_encoder_session *session[N_ENC];
-    int64_t max_tokens[N_ENC], cap_tokens, cap_out;
-    uint16_t *tokens;
-    int32_t *cu;
-    int64_t *idx;
-    float *out;
-};
-bool vnp_run_rows_are_finite(const float *x, int64_t n);
-/* Looks at the pack's vectors and mends those it can; fills o but for the span. */
-vnp_status vnp_run_safe_judge(struct run_safe *s, const struct run_pack *p, int64_t n_cols,
-                              float *out, struct run_outcome *o) VNP_WARN_UNUSED;
-void vnp_run_safe_close(struct run_safe *s);
-
-/* inproc.c: encoders in this process */
-struct run_inproc {
-    const struct vnp_run_options *opt;
-    struct vnp_run_device device;
-    const struct vnp_checkpoint *checkpoint[N_ENC]; /* NULL: not used */
-    int64_t budget_tokens, max_seqs;
-    struct vnp_encoder_want want;
-};
-extern const struct run_worker_ops vnp_run_inproc_ops;
 
 /* setup.c: what predict and embed share */
 struct run_setup {
@@ -355,7 +324,7 @@ struct run_setup {
     struct vnp_ledger_fact facts[16];
     size_t n_facts;
     struct run_device *devices;
-    struct run_inproc *workers;
+    struct run_process *workers; /* plans, also of those in this process */
     char path_db[4096], path_data[4096];
 };
 void vnp_run_setup_fact(struct run_setup *s, const char *key, const char *fmt, ...)
@@ -374,32 +343,15 @@ vnp_status vnp_run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_setup_fini(struct run_setup *s);
 
 vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
-/* vectors.c: the joined vectors of every open frame of opt->inputs, in opt->out/run.vectors with
- * opt->out/run.db, both kept; s->e.ledger is open and COMPUTED when this returns OK. */
-vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
 
-/* reuse.c: the cache of vectors between runs */
-vnp_status vnp_run_cache_open(struct run_setup *s) VNP_WARN_UNUSED; /* nothing without --cache */
-void vnp_run_cache_close(struct run_setup *s);
-/* True when the item's vector was there; it->out is filled. */
-bool vnp_run_cache_find(struct run_engine *e, struct run_item *it);
-/* Leaves there what the block's items had to be computed for. */
-void vnp_run_cache_keep(struct run_engine *e, const struct run_block *b);
-
 /* export.c, summary.c */
-/* Where exports get texts and vectors from instead of the input and the ledger's data file: the
- * shards of a merge. NULL where a run exports what it has itself. */
-struct run_source {
-    void *ctx;
-    /* the next record called virus */
-    vnp_status (*text)(void *ctx, const struct vnp_ledger_record *r, struct vnp_seq_record *out);
-    /* all vectors in input order, in pieces of any size */
-    vnp_status (*rows)(void *ctx, vnp_ledger_rows_fn *fn, void *fn_ctx);
-};
-vnp_status vnp_run_export_predict(struct run_engine *e, const struct run_source *source,
+/* Where virus.fna gets its text from instead of the input: a record at a time, in input order. */
+typedef vnp_status run_text_fn(void *ctx, const struct vnp_ledger_record *r,
+                               struct vnp_seq_record *out);
+vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
                                   struct vnp_run_counts *counts) VNP_WARN_UNUSED;
-vnp_status vnp_run_export_embed(struct run_engine *e, const struct run_source *source,
+vnp_status vnp_run_export_embed(struct run_engine *e,
                                 struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 /* Counts of the calls alone, without writing. */
 vnp_status vnp_run_export_tally(struct run_engine *e,

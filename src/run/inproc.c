@@ -1,84 +1,94 @@
 // SPDX-License-Identifier: MIT
-// A worker of the device pool whose encoders live in this process: one device, its encoders, two
-// sessions an encoder where the device works beside the host, so that one pack's copies hide
-// behind another's computing. A sequence longer than the budget gets a session of its own size.
+// Encoders of one device in this process: the device, its encoders, two sessions an encoder where
+// the device works beside the host, so that one pack's copies hide behind another's computing. A
+// sequence longer than the budget gets a session of its own size.
 #include "run/engine.h"
 
 #include <stdlib.h>
 
-enum { N_SLOTS = 2 };
+enum { N_SESSIONS = 2 };
 
-struct slot {
+struct session {
     struct vnp_encoder_session *session[N_ENC];
     struct vnp_encoder_session *in_use; /* of the pack in flight */
     int64_t max_tokens[N_ENC];
     const struct run_pack *pack; /* in flight */
     float *out;
-    size_t cap_bytes;
-    struct run_outcome outcome;
 };
 
-struct inproc {
+struct run_encoders {
     const struct run_inproc *plan;
     struct vnp_device *device;
     struct vnp_encoder *encoder[N_ENC];
-    struct slot slots[N_SLOTS];
-    int n_slots;
+    struct session sessions[N_SESSIONS];
+    int n_sessions;
     struct run_safe safe;
 };
 
-static void inproc_close(void *worker) {
-    struct inproc *w = worker;
-    for (int i = 0; i < N_SLOTS; i++) {
-        for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_session_destroy(w->slots[i].session[enc]);
-        free(w->slots[i].out);
-    }
+void vnp_run_encoders_close(struct run_encoders *w) {
+    if (!w) return;
+    for (int i = 0; i < N_SESSIONS; i++)
+        for (int enc = 0; enc < N_ENC; enc++)
+            vnp_encoder_session_destroy(w->sessions[i].session[enc]);
     vnp_run_safe_close(&w->safe);
     for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_destroy(w->encoder[enc]);
     w->plan->device.backend->device_close(w->device);
     free(w);
 }
 
-static vnp_status open_parts(struct inproc *w) {
+static vnp_status open_parts(struct run_encoders *w) {
     const struct run_inproc *plan = w->plan;
     const struct vnp_backend *b = plan->device.backend;
-    struct vnp_device_options opt = {.precision = plan->opt->precision,
+    struct vnp_device_options opt = {.precision = plan->precision,
                                      .idx_device = plan->device.idx_device,
-                                     .n_threads = plan->opt->n_threads,
-                                     .cache_dir = plan->opt->cache_dir};
+                                     .n_threads = plan->n_threads,
+                                     .cache_dir = plan->cache_dir};
     VNP_TRY(b->device_open(&opt, &w->device));
-    w->n_slots = b->is_host ? 1 : N_SLOTS;
+    w->n_sessions = b->is_host ? 1 : N_SESSIONS;
     for (int enc = 0; enc < N_ENC; enc++) {
         if (!plan->checkpoint[enc]) continue;
         VNP_TRY(vnp_encoder_create(b, w->device, plan->checkpoint[enc], &w->encoder[enc]));
-        for (int i = 0; i < w->n_slots; i++) {
+        for (int i = 0; i < w->n_sessions; i++) {
             VNP_TRY(vnp_encoder_session_create(w->encoder[enc], plan->budget_tokens, plan->max_seqs,
-                                               &w->slots[i].session[enc]));
-            w->slots[i].max_tokens[enc] = plan->budget_tokens;
+                                               &w->sessions[i].session[enc]));
+            w->sessions[i].max_tokens[enc] = plan->budget_tokens;
         }
     }
     return VNP_OK;
 }
 
-static vnp_status inproc_open(void *ctx, void **worker) {
-    struct inproc *w = calloc(1, sizeof *w);
+vnp_status vnp_run_encoders_open(const struct run_inproc *plan, struct run_encoders **out) {
+    *out = NULL;
+    struct run_encoders *w = calloc(1, sizeof *w);
     if (!w) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "worker");
-    w->plan = w->safe.plan = ctx;
+    w->plan = w->safe.plan = plan;
     vnp_status status = open_parts(w);
     if (status != VNP_OK) {
-        inproc_close(w);
+        vnp_run_encoders_close(w);
         return status;
     }
-    *worker = w;
+    *out = w;
     return VNP_OK;
 }
 
-static int inproc_n_slots(void *worker) {
-    return ((struct inproc *)worker)->n_slots;
+int vnp_run_encoders_n_sessions(const struct run_encoders *w) {
+    return w->n_sessions;
 }
 
-/* The slot's session of an encoder, made larger when a long sequence needs it. */
-static vnp_status session_for(struct inproc *w, struct slot *s, int enc, int64_t n_tokens) {
+struct vnp_device *vnp_run_encoders_device(struct run_encoders *w) {
+    return w->device;
+}
+
+int64_t vnp_run_encoders_n_floats(const struct run_encoders *w, const struct run_pack *p) {
+    int64_t rows, cols;
+    if (!w->encoder[p->enc]) return 0;
+    vnp_encoder_out_shape(w->encoder[p->enc], &w->plan->want, &p->view, &rows, &cols);
+    return rows * cols;
+}
+
+/* The session of an encoder, made larger when a long sequence needs it. */
+static vnp_status session_for(struct run_encoders *w, struct session *s, int enc,
+                              int64_t n_tokens) {
     if (n_tokens <= s->max_tokens[enc] && s->session[enc]) return VNP_OK;
     vnp_encoder_session_destroy(s->session[enc]);
     s->session[enc] = NULL;
@@ -89,39 +99,86 @@ static vnp_status session_for(struct inproc *w, struct slot *s, int enc, int64_t
     return VNP_OK;
 }
 
-static vnp_status inproc_submit(void *worker, int slot, const struct run_pack *p) {
-    struct inproc *w = worker;
-    struct slot *s = &w->slots[slot];
-    int64_t rows, cols, budget = w->plan->budget_tokens;
-    vnp_encoder_out_shape(w->encoder[p->enc], &w->plan->want, &p->view, &rows, &cols);
-    size_t n = (size_t)(rows * cols) * sizeof(float);
-    if (n > s->cap_bytes) {
-        free(s->out);
-        s->out = malloc(n);
-        s->cap_bytes = s->out ? n : 0;
-        if (!s->out) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "%zu bytes of vectors", n);
-    }
+vnp_status vnp_run_encoders_submit(struct run_encoders *w, int session, const struct run_pack *p,
+                                   float *out) {
+    struct session *s = &w->sessions[session];
+    int64_t budget = w->plan->budget_tokens, n_tokens = p->view.n_tokens;
     /* back to the ordinary size after a long sequence */
-    if (s->max_tokens[p->enc] > budget && p->view.n_tokens <= budget) s->max_tokens[p->enc] = 0;
-    VNP_TRY(session_for(w, s, p->enc, VNP_MAX(budget, p->view.n_tokens)));
+    if (s->max_tokens[p->enc] > budget && n_tokens <= budget) s->max_tokens[p->enc] = 0;
+    VNP_TRY(session_for(w, s, p->enc, VNP_MAX(budget, n_tokens)));
     s->in_use = s->session[p->enc];
     s->pack = p;
-    return vnp_encoder_submit(s->in_use, &p->view, &w->plan->want, s->out);
+    s->out = out;
+    return vnp_encoder_submit(s->in_use, &p->view, &w->plan->want, out);
 }
 
-static vnp_status inproc_wait(void *worker, int slot, const float **out) {
-    struct inproc *w = worker;
-    struct slot *s = &w->slots[slot];
+vnp_status vnp_run_encoders_wait(struct run_encoders *w, int session, struct run_outcome *o) {
+    struct session *s = &w->sessions[session];
     const struct run_pack *p = s->pack;
-    s->outcome = (struct run_outcome){0};
-    *out = s->out;
+    *o = (struct run_outcome){0};
     VNP_TRY(vnp_encoder_wait(s->in_use));
-    struct run_outcome *o = &s->outcome;
     o->has_span = vnp_encoder_span(s->in_use, &o->begin_s, &o->end_s);
     bool is_counted = w->plan->want.pool != VNP_POOL_NONE;
     if (is_counted && vnp_encoder_n_nonfinite(s->in_use) == 0) return VNP_OK;
     return vnp_run_safe_judge(&w->safe, p, vnp_encoder_spec(w->encoder[p->enc])->n_hidden, s->out,
                               o);
+}
+
+/* ---- as a worker of the pool --------------------------------------------------------------------
+ */
+
+struct inproc {
+    struct run_encoders *encoders;
+    struct {
+        float *out;
+        size_t cap_bytes;
+        struct run_outcome outcome;
+    } slots[N_SESSIONS]; /* a slot is a session */
+};
+
+static void inproc_close(void *worker) {
+    struct inproc *w = worker;
+    for (int i = 0; i < N_SESSIONS; i++) free(w->slots[i].out);
+    vnp_run_encoders_close(w->encoders);
+    free(w);
+}
+
+static vnp_status inproc_open(void *ctx, const struct run_patience *patience, void **worker) {
+    (void)patience; /* loading cannot be interrupted */
+    struct inproc *w = calloc(1, sizeof *w);
+    if (!w) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "worker");
+    vnp_status status = vnp_run_encoders_open(ctx, &w->encoders);
+    if (status != VNP_OK) {
+        free(w);
+        return status;
+    }
+    *worker = w;
+    return VNP_OK;
+}
+
+static int inproc_n_slots(void *worker) {
+    return vnp_run_encoders_n_sessions(((struct inproc *)worker)->encoders);
+}
+
+static vnp_status inproc_submit(void *worker, int slot, const struct run_pack *p) {
+    struct inproc *w = worker;
+    size_t n = (size_t)vnp_run_encoders_n_floats(w->encoders, p) * sizeof(float);
+    if (n > w->slots[slot].cap_bytes) {
+        free(w->slots[slot].out);
+        w->slots[slot].out = malloc(n);
+        w->slots[slot].cap_bytes = w->slots[slot].out ? n : 0;
+        if (!w->slots[slot].out)
+            return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "%zu bytes of vectors", n);
+    }
+    return vnp_run_encoders_submit(w->encoders, slot, p, w->slots[slot].out);
+}
+
+static vnp_status inproc_wait(void *worker, int slot, const struct run_patience *patience,
+                              const float **out) {
+    struct inproc *w = worker;
+    (void)patience;
+    *out = w->slots[slot].out;
+    return vnp_run_encoders_wait(w->encoders, slot, &w->slots[slot].outcome);
 }
 
 static void inproc_outcome(void *worker, int slot, struct run_outcome *out) {

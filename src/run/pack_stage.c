@@ -36,7 +36,7 @@ static bool emit(struct stage *s, int enc) {
         p = big;
     }
     vnp_run_pack_fill(p, enc, s->items, packed.n_seqs);
-    vnp_run_dispatch_push(&e->dispatch, p, false);
+    vnp_run_dispatch_push(&e->dispatch, p);
     return true;
 }
 
@@ -46,10 +46,6 @@ static vnp_status add_block(struct stage *s, struct run_block *b) {
     for (int64_t i = 0; i < b->n_items; i++) {
         struct run_item *it = &items[i];
         enum run_dedup_found found = vnp_run_dedup_find(e->dedup[it->enc], it);
-        if (found == RUN_DEDUP_NEW && vnp_run_cache_find(e, it)) {
-            vnp_run_engine_item_done(e, it, it->out, NULL);
-            continue;
-        }
         if (found == RUN_DEDUP_NEW) {
             VNP_TRY(vnp_packer_push(e->packers[it->enc], it->n_tokens, (uintptr_t)it));
             continue;
@@ -108,6 +104,19 @@ static bool emit_fullest(struct stage *s) {
     return best < 0 || emit(s, best);
 }
 
+/* Sends out what is ready, and a full pack that could still be bettered rather than let a device
+ * wait; false when aborted. */
+static bool emit_ready(struct stage *s) {
+    struct run_engine *e = s->e;
+    for (int enc = 0; enc < N_ENC; enc++) {
+        struct vnp_packer *p = e->packers[enc];
+        while (p && (vnp_packer_is_ready(p) ||
+                     (vnp_packer_n_tokens(p) >= e->budget_tokens && is_starving(e))))
+            if (!emit(s, enc)) return false;
+    }
+    return true;
+}
+
 static void pack_all(struct stage *s) {
     struct run_engine *e = s->e;
     for (;;) {
@@ -124,9 +133,7 @@ static void pack_all(struct stage *s) {
             vnp_run_engine_fail(e, status);
             return;
         }
-        for (int enc = 0; enc < N_ENC; enc++)
-            while (e->packers[enc] && vnp_packer_is_ready(e->packers[enc]))
-                if (!emit(s, enc)) return;
+        if (!emit_ready(s)) return;
     }
     for (int enc = 0; enc < N_ENC; enc++)
         while (e->packers[enc] && vnp_packer_n_seqs(e->packers[enc]) > 0)

@@ -42,8 +42,8 @@ static vnp_status make_ready(struct run_safe *s, int enc, int64_t n_tokens) {
     const struct vnp_backend *b = plan->device.backend;
     struct vnp_device_options opt = {.precision = VNP_PREC_FP32,
                                      .idx_device = plan->device.idx_device,
-                                     .n_threads = plan->opt->n_threads,
-                                     .cache_dir = plan->opt->cache_dir};
+                                     .n_threads = plan->n_threads,
+                                     .cache_dir = plan->cache_dir};
     if (!s->device) VNP_TRY(b->device_open(&opt, &s->device));
     if (!s->encoder[enc]) {
         vnp_log(VNP_LOG_INFO, "run", "%s:%d: loading weights in fp32 for sequences that overflow",
@@ -139,7 +139,7 @@ static vnp_status judge(struct run_safe *s, const struct run_pack *p, int64_t n_
     n = count_guilty(p, n_cols, off_row, out, &n_tokens, &max_len);
     if (n == 0) return VNP_OK;
     o->n_failed = n;
-    if (s->plan->opt->precision == VNP_PREC_FP32) return VNP_OK;
+    if (s->plan->precision == VNP_PREC_FP32) return VNP_OK;
     bool is_pooled = s->plan->want.pool != VNP_POOL_NONE;
     vnp_status status = make_ready(s, p->enc, VNP_MIN(n_tokens, VNP_MAX(max_len, SAFE_TOKENS)));
     if (status == VNP_OK)

@@ -35,9 +35,30 @@ static vnp_status check_options(const struct vnp_run_options *opt) {
     if (opt->n_inputs < 1 || !opt->inputs || !opt->out)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no input or no output");
     if (opt->n_devices < 1) return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "no device to run on");
+    for (int i = 0; i < opt->n_devices; i++)
+        if (opt->devices[i].is_process && !opt->worker_program)
+            return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "worker processes without a program");
     if (opt->shard_idx < 0 || opt->shard_idx >= n_shards)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "shard %d of %d", opt->shard_idx, n_shards);
     return VNP_OK;
+}
+
+/* A host backend is asked here; a device's context is made only in the process that may die of
+ * it. */
+static vnp_status device_info(struct run_setup *s, int i, struct vnp_device_info *out) {
+    struct run_process *p = &s->workers[i];
+    const struct vnp_backend *b = p->plan.device.backend;
+    struct vnp_device_options dev_opt = {
+        .precision = p->plan.precision, .idx_device = p->plan.device.idx_device, .n_threads = 1};
+    struct vnp_device *dev;
+    if (p->plan.device.is_process && !b->is_host) {
+        struct run_patience patience = {.limit_s = s->opt->start_s > 0 ? s->opt->start_s : 1800};
+        return vnp_run_process_info(p, &patience, out);
+    }
+    VNP_TRY(b->device_open(&dev_opt, &dev));
+    vnp_status status = b->device_info(dev, out);
+    b->device_close(dev);
+    return status;
 }
 
 /* The least of what the devices suggest. */
@@ -45,15 +66,8 @@ static vnp_status find_budget(struct run_setup *s) {
     const struct vnp_run_options *opt = s->opt;
     int64_t budget = opt->budget_tokens;
     for (int i = 0; i < opt->n_devices && opt->budget_tokens < 1; i++) {
-        const struct vnp_backend *b = opt->devices[i].backend;
-        struct vnp_device_options dev_opt = {
-            .precision = opt->precision, .idx_device = opt->devices[i].idx_device, .n_threads = 1};
-        struct vnp_device *dev;
         struct vnp_device_info info = {0};
-        VNP_TRY(b->device_open(&dev_opt, &dev));
-        vnp_status status = b->device_info(dev, &info);
-        b->device_close(dev);
-        VNP_TRY(status);
+        VNP_TRY(device_info(s, i, &info));
         int64_t n = info.budget_tokens > 0 ? info.budget_tokens : DEFAULT_BUDGET;
         budget = budget < 1 ? n : VNP_MIN(budget, n);
     }
@@ -62,27 +76,43 @@ static vnp_status find_budget(struct run_setup *s) {
     return VNP_OK;
 }
 
+static void plan_worker(struct run_setup *s, int i, const struct vnp_checkpoint *const *checkpoints,
+                        const struct vnp_encoder_want *want) {
+    const struct vnp_run_options *opt = s->opt;
+    struct run_process *w = &s->workers[i];
+    struct run_device *dev = &s->devices[i];
+    bool is_process = opt->devices[i].is_process;
+    w->program = opt->worker_program;
+    w->plan = (struct run_inproc){.device = opt->devices[i],
+                                  .precision = opt->precision,
+                                  .n_threads = opt->n_threads,
+                                  .cache_dir = opt->cache_dir,
+                                  .want = *want};
+    w->idx_device = (uint32_t)VNP_MAX(0, opt->devices[i].idx_device);
+    if (opt->devices[i].backend->is_host) w->plan.device.idx_device = 0; /* the number is a name */
+    w->plan.want.is_abandoned = &s->e.is_abandoned;
+    for (int enc = 0; enc < N_ENC; enc++) w->plan.checkpoint[enc] = checkpoints[enc];
+    dev->ops = is_process ? &vnp_run_process_ops : &vnp_run_inproc_ops;
+    dev->ctx = is_process ? (void *)w : (void *)&w->plan;
+    snprintf(dev->name, sizeof dev->name, "%s:%d", opt->devices[i].backend->name,
+             opt->devices[i].idx_device);
+    snprintf(w->name, sizeof w->name, "%s", dev->name);
+}
+
 vnp_status vnp_run_setup_workers(struct run_setup *s,
                                  const struct vnp_checkpoint *const *checkpoints,
                                  const struct vnp_encoder_want *want) {
     const struct vnp_run_options *opt = s->opt;
     int n_cpus = opt->n_threads > 0 ? opt->n_threads : vnp_cpu_count();
     VNP_TRY(check_options(opt));
-    VNP_TRY(find_budget(s));
     s->devices = calloc((size_t)opt->n_devices, sizeof *s->devices);
     s->workers = calloc((size_t)opt->n_devices, sizeof *s->workers);
     if (!s->devices || !s->workers) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "devices");
+    for (int i = 0; i < opt->n_devices; i++) plan_worker(s, i, checkpoints, want);
+    VNP_TRY(find_budget(s));
     for (int i = 0; i < opt->n_devices; i++) {
-        s->workers[i] = (struct run_inproc){.opt = opt,
-                                            .device = opt->devices[i],
-                                            .budget_tokens = s->e.budget_tokens,
-                                            .max_seqs = s->e.max_seqs,
-                                            .want = *want};
-        for (int enc = 0; enc < N_ENC; enc++) s->workers[i].checkpoint[enc] = checkpoints[enc];
-        s->devices[i].ops = &vnp_run_inproc_ops;
-        s->devices[i].ctx = &s->workers[i];
-        snprintf(s->devices[i].name, sizeof s->devices[i].name, "%s:%d",
-                 opt->devices[i].backend->name, opt->devices[i].idx_device);
+        s->workers[i].plan.budget_tokens = s->e.budget_tokens;
+        s->workers[i].plan.max_seqs = s->e.max_seqs;
     }
     s->e.devices = s->devices;
     s->e.n_devices = opt->n_devices;
@@ -162,37 +192,11 @@ static vnp_status check_input(struct run_setup *s) {
     return strcmp(known, now) == 0 ? VNP_OK : other_input(s, "");
 }
 
-/* The engine, and what its GPUs do meanwhile. */
-static vnp_status compute_watched(struct run_setup *s) {
-    int n = s->e.n_devices;
-    char(*pci)[32] = calloc((size_t)n, sizeof *pci);
-    struct vnp_run_gpu_stats *stats = calloc((size_t)n, sizeof *stats);
-    struct vnp_run_gpu_monitor *m = NULL;
-    if (pci && stats) {
-        for (int i = 0; i < n; i++) {
-            const struct vnp_run_device *d = &s->opt->devices[i];
-            bool is_known = d->backend->device_pci && d->backend->device_pci(d->idx_device, pci[i]);
-            if (!is_known) pci[i][0] = 0;
-        }
-        m = vnp_run_gpu_monitor_start((const char(*)[32])pci, n);
-    }
-    vnp_status status = vnp_run_engine_run(&s->e);
-    bool is_watched = m != NULL;
-    vnp_run_gpu_monitor_stop(m, stats);
-    for (int i = 0; is_watched && i < n; i++) s->devices[i].gpu = stats[i];
-    free(pci);
-    free(stats);
-    return status;
-}
-
 vnp_status vnp_run_setup_compute(struct run_setup *s) {
     struct run_engine *e = &s->e;
     if (vnp_ledger_state_get(e->ledger) != VNP_LEDGER_RUNNING) return check_input(s);
     if (vnp_ledger_is_resumed(e->ledger)) vnp_log(VNP_LOG_INFO, "run", "resuming %s", s->path_db);
-    VNP_TRY(vnp_run_cache_open(s));
-    vnp_status status = compute_watched(s);
-    vnp_run_cache_close(s);
-    VNP_TRY(status);
+    VNP_TRY(vnp_run_engine_run(e));
     struct vnp_ledger_counts counts;
     VNP_TRY(vnp_ledger_count(e->ledger, &counts));
     if (counts.n_blocks != e->n_blocks_input) return other_input(s, ": it was longer");

@@ -99,12 +99,24 @@ void vnp_checkpoint_close(struct vnp_checkpoint *c) {
     free(c->tensors);
     vnp_mapping_close(c->tokenizer_map);
     vnp_raw_destroy(c->raw);
-    free(c->own_data);
     free(c);
 }
 
 const struct vnp_model_spec *vnp_checkpoint_spec(const struct vnp_checkpoint *c) {
     return &c->spec;
+}
+
+const char *vnp_checkpoint_path(const struct vnp_checkpoint *c) {
+    return c->raw->path;
+}
+
+struct vnp_hash128 vnp_checkpoint_stamp(const struct vnp_checkpoint *c) {
+    struct vnp_hash128 sum = {0, 0};
+    for (int64_t i = 0; i < c->raw->n_maps; i++) {
+        const struct vnp_hash128 both[] = {sum, c->raw->maps[i]->stamp};
+        sum = vnp_hash(both, sizeof both);
+    }
+    return sum;
 }
 
 const char *vnp_checkpoint_note(const struct vnp_checkpoint *c) {

@@ -32,6 +32,12 @@ static vnp_status fail_open(const char *path, int os_errno) {
     return status;
 }
 
+static struct vnp_hash128 stamp_of(const struct stat *st) {
+    const int64_t facts[] = {(int64_t)st->st_dev, (int64_t)st->st_ino, (int64_t)st->st_size,
+                             (int64_t)st->st_mtim.tv_sec, (int64_t)st->st_mtim.tv_nsec};
+    return vnp_hash(facts, sizeof facts);
+}
+
 vnp_status vnp_mapping_open(const char *path, struct vnp_mapping **out) {
     *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -52,6 +58,7 @@ vnp_status vnp_mapping_open(const char *path, struct vnp_mapping **out) {
         goto done;
     }
     m->n_bytes = (size_t)st.st_size;
+    m->stamp = stamp_of(&st);
     if (m->n_bytes) {
         void *p = mmap(NULL, m->n_bytes, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) {

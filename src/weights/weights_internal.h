@@ -15,6 +15,7 @@ struct vnp_mapping {
     char *path;
     const uint8_t *data; /* NULL when the file is empty */
     size_t n_bytes;
+    struct vnp_hash128 stamp; /* of device, inode, size and time of change */
 };
 vnp_status vnp_mapping_open(const char *path, struct vnp_mapping **out) VNP_WARN_UNUSED;
 void vnp_mapping_close(struct vnp_mapping *m);
@@ -160,7 +161,6 @@ struct vnp_checkpoint {
     bool has_digest;
     const char *prefix; /* of names and metadata in a bundle: "esm2." ...; "" elsewhere */
     char note[512];
-    void *own_data; /* of a classifier that came from memory */
 };
 /* Kinds a raw map holds. */
 unsigned vnp_raw_kinds(const struct vnp_raw *raw);

@@ -37,8 +37,9 @@ struct standin {
     double t_free; /* when the device has done everything submitted */
 };
 
-static vnp_status standin_open(void *ctx, void **worker) {
+static vnp_status standin_open(void *ctx, const struct run_patience *patience, void **worker) {
     struct standin *d = ctx;
+    (void)patience;
     if (d->dead_after >= 0 && d->n_packs >= d->dead_after)
         return vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE, "the stand-in is dead");
     if (d->n_open_failures > 0) {
@@ -111,8 +112,10 @@ static vnp_status standin_submit(void *worker, int slot, const struct run_pack *
     return VNP_OK;
 }
 
-static vnp_status standin_wait(void *worker, int slot, const float **out) {
+static vnp_status standin_wait(void *worker, int slot, const struct run_patience *patience,
+                               const float **out) {
     struct standin *d = worker;
+    (void)patience;
     double left = d->slots[slot].t_ready - vnp_now_s();
     if (left > 0) {
         struct timespec t = {(time_t)left, (long)((left - (double)(time_t)left) * 1e9)};
