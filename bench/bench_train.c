@@ -13,15 +13,16 @@ int main(int argc, char **argv) {
     opt.batch = argc > 2 ? atoi(argv[2]) : opt.batch;
     opt.n_threads = argc > 3 ? atoi(argv[3]) : 0;
     float *z = malloc((size_t)(n * n_in) * sizeof *z);
+    const float **rows = malloc((size_t)n * sizeof *rows);
     uint8_t *labels = malloc((size_t)n);
-    if (!z || !labels) return 1;
+    if (!z || !rows || !labels) return 1;
     uint64_t state = 1;
     for (int64_t i = 0; i < n * n_in; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         z[i] = (float)(int32_t)(state >> 32) * 0x1p-31f;
     }
-    for (int64_t i = 0; i < n; i++) labels[i] = z[i * n_in] > 0;
-    struct vnp_train_data data = {z, labels, n, n_in};
+    for (int64_t i = 0; i < n; i++) labels[i] = z[i * n_in] > 0, rows[i] = z + i * n_in;
+    struct vnp_train_data data = {rows, labels, n, n_in};
     struct vnp_train_epoch e;
     struct vnp_trainer *t;
     if (vnp_trainer_create(&opt, n_in, &t) != VNP_OK) return 1;
@@ -33,6 +34,7 @@ int main(int argc, char **argv) {
     }
     vnp_trainer_destroy(t);
     free(z);
+    free((void *)rows);
     free(labels);
     return 0;
 }

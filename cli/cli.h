@@ -18,16 +18,27 @@ enum vnp_cli_exit {
 
 /* ---- options (cli_options.c) ---------------------------------------------------------------- */
 
-enum vnp_cli_kind { VNP_OPT_FLAG, VNP_OPT_TEXT, VNP_OPT_INT, VNP_OPT_SHARD };
+enum vnp_cli_kind {
+    VNP_OPT_FLAG,
+    VNP_OPT_TEXT,
+    VNP_OPT_INT,
+    VNP_OPT_SHARD,
+    VNP_OPT_REAL, /* double within min..max */
+    VNP_OPT_LIST  /* its value and every plain word after it, until the next option; repeatable */
+};
+struct vnp_cli_list {
+    const char **items; /* the caller's, room for argc */
+    int n;
+};
 
 /* One option of a command; arrays end with name NULL. */
 struct vnp_cli_option {
     const char *name; /* without dashes */
     char letter;      /* 0: none */
     enum vnp_cli_kind kind;
-    void *value;        /* bool, const char *, int64_t, int64_t[2] */
+    void *value;        /* bool, const char *, int64_t, int64_t[2], double, struct vnp_cli_list */
     const char *bounds; /* INT: name for vnp_option_bounds, or NULL */
-    int64_t min, max;   /* INT without bounds */
+    int64_t min, max;   /* INT without bounds, REAL */
 };
 
 struct vnp_cli_args {
@@ -82,6 +93,7 @@ int vnp_cli_model(int argc, char **argv);
 int vnp_cli_merge(int argc, char **argv, const char *command_line);
 int vnp_cli_status(int argc, char **argv);
 int vnp_cli_evaluate(int argc, char **argv);
+int vnp_cli_train(int argc, char **argv, const char *command_line);
 int vnp_cli_doctor(int argc, char **argv);
 int vnp_cli_bench(int argc, char **argv);
 

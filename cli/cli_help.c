@@ -13,9 +13,10 @@ static const char program_help[] =
     "  predict IN... -o DIR      which sequences are viral\n"
     "  embed IN... -o FILE       embeddings of proteins (ESM-2) or DNA (DNABERT-S)\n"
     "  translate IN... -o DIR    windows and open reading frames only\n"
+    "  train --virus FILES --other FILES -o HEAD   a classifier from your own labelled sequences\n"
     "  model info|convert|verify PATH...   look at models, make one bundle, check an installation\n"
     "  status DIR                how far a run is, while it works or after\n"
-    "  merge DIR... -o DIR       one result from the folders of all shards\n"
+    "  merge DIR... -o DIR       one result from the folders (or embed's files) of all shards\n"
     "  evaluate DIR --truth FILE judge a run against known answers\n"
     "  doctor                    what this machine offers and what is missing\n"
     "  bench host|pack           measure parts of the program on this machine\n"
@@ -44,7 +45,8 @@ static const char shared_help[] =
     "      --threads N        CPU threads                                  [all this job may use]\n"
     "      --tokens N         tokens a batch                                     [by the device]\n"
     "      --shard I/N        only the I-th of N parts of the records, I from 0\n"
-    "      --cache FILE       vectors kept between runs of the same model\n"
+    "      --cache FILE       vectors kept between runs of the same model; may be shared\n"
+    "      --cache-size MB    largest size of that file                                  [4096]\n"
     "      --grace SECONDS    after an interrupt, time for the batches in flight            [10]\n"
     "      --workers N        on CPUs, N worker processes that share the threads; a worker that\n"
     "                         crashes costs its batch, not the run; 0 computes in one process,\n"
@@ -126,6 +128,65 @@ static const char translate_more[] = "\n"
                                      "  virnucpro translate contigs.fa.gz -o frames\n"
                                      "  virnucpro translate reads.fq.gz -o frames --window 300\n";
 
+static const char train_help[] =
+    "usage: virnucpro train --virus FILES --other FILES -o HEAD.safetensors [options]\n"
+    "\n"
+    "Trains a classifier on the vectors of any two encoders. Every open frame of a record has the\n"
+    "record's class; windows with ambiguous letters are left out. Whole records are held out to "
+    "judge\n"
+    "each epoch, and the scores are calibrated on them. Repeating the command after an "
+    "interruption\n"
+    "goes on; the same files, options and seed give the same HEAD byte for byte.\n"
+    "\n"
+    "      --virus FILES...   FASTA or FASTQ; may be given several times\n"
+    "      --other FILES...   likewise: what is not viral\n"
+    "  -o, --output HEAD      the classifier, for predict --classifier; beside it HEAD.log.tsv (a\n"
+    "                         row an epoch) and HEAD.train (vectors and state; may be deleted)\n"
+    "      --bundle FILE      also write encoders and classifier together, for predict --models\n"
+    "      --force            replace another training's files; vectors that still fit are kept\n"
+    "\n"
+    "encoders:\n"
+    "      --models PATH      bundle, or folder with both          [the model shipped with the "
+    "program]\n"
+    "      --esm PATH   --dnabert PATH\n"
+    "      --window N         window length in bases                                          "
+    "[500]\n"
+    "\n"
+    "training:\n"
+    "      --valid-share P    percent of each class's frames held out, whole records           "
+    "[10]\n"
+    "      --valid-ids FILE   hold out the records named there instead, one id a line\n"
+    "      --optimizer NAME   sgd or adamw                                                    "
+    "[sgd]\n"
+    "      --lr X  --momentum X  --weight-decay X (adamw)                      [0.0002, 0.9, "
+    "0.01]\n"
+    "      --step-epochs N  --step-factor X   the rate times X every N epochs           [10, "
+    "0.85]\n"
+    "      --batch N  --epochs N  --patience N                                        [32, 200, "
+    "5]\n"
+    "      --hidden N  --dropout X                                                       [512, "
+    "0.5]\n"
+    "      --class-weights W  none, balanced, or OTHER:VIRUS                                 "
+    "[none]\n"
+    "      --seed N           split, first weights, order and dropout                          "
+    "[42]\n"
+    "      --uncalibrated     leave the scores as the training gives them\n"
+    "\n"
+    "machine:\n"
+    "      --device WHAT  --precision TYPE  --threads N  --tokens N          as predict has them\n";
+
+static const char train_more[] =
+    "\n"
+    "examples:\n"
+    "  virnucpro train --virus phages.fa.gz viruses.fa.gz --other bacteria.fa host.fa -o "
+    "my.safetensors\n"
+    "  virnucpro predict contigs.fa -o result --classifier my.safetensors\n"
+    "  virnucpro train --virus v.fa --other o.fa -o h300.safetensors --window 300 \\\n"
+    "      --esm esm2_t36_3B_UR50D.pt --dnabert DNABERT-S --bundle all.safetensors --device cuda\n"
+    "  virnucpro train --virus v.fa --other o.fa -o h.safetensors --optimizer adamw --lr 0.001\n"
+    "  virnucpro predict new.fa -o judged --models all.safetensors\n"
+    "  virnucpro evaluate judged --truth t.tsv\n";
+
 static const char model_help[] =
     "usage: virnucpro model info PATH... [--json]\n"
     "       virnucpro model convert [PATH] [--esm PATH] [--dnabert PATH] [--classifier PATH]\n"
@@ -158,11 +219,13 @@ static const char status_help[] =
 
 static const char merge_help[] =
     "usage: virnucpro merge DIR... -o DIR [options]\n"
+    "       virnucpro merge FILE... -o FILE [options]\n"
     "\n"
-    "Makes one result from the folders of all shards (predict --shard I/N), the same bytes that\n"
-    "one run would have written. Shards that are missing or not finished are named.\n"
+    "Makes one result from the folders of all shards (predict --shard I/N), or from their files\n"
+    "(embed --shard I/N; any of the four formats in, any out): the same bytes that one run would\n"
+    "have written. Shards that are missing or not finished are named.\n"
     "\n"
-    "  -o, --output DIR           folder for the result\n"
+    "  -o, --output PATH          folder (predict) or file (embed) for the result\n"
     "      --force                replace what is there\n"
     "      --no-upstream-files    leave out the two files in the original program's format\n";
 
@@ -170,7 +233,8 @@ static const char merge_more[] =
     "\n"
     "example:\n"
     "  for i in 0 1 2; do virnucpro predict contigs.fa -o part$i --shard $i/3; done\n"
-    "  virnucpro merge part0 part1 part2 -o result\n";
+    "  virnucpro merge part0 part1 part2 -o result\n"
+    "  virnucpro merge part0.npy part1.npy part2.npy -o proteins.npy\n";
 
 static const char evaluate_help[] =
     "usage: virnucpro evaluate DIR --truth FILE\n"
@@ -234,6 +298,10 @@ int vnp_cli_help(const char *command) {
         parts[0] = translate_help;
         parts[2] = report_help;
         parts[3] = translate_more;
+    } else if (command && strcmp(command, "train") == 0) {
+        parts[0] = train_help;
+        parts[2] = report_help;
+        parts[3] = train_more;
     } else if (command && strcmp(command, "model") == 0) {
         parts[0] = model_help;
     } else if (command && strcmp(command, "status") == 0) {

@@ -107,10 +107,32 @@ static int set_shard(const char *command, const struct vnp_cli_option *o, const 
     return vnp_cli_usage(command, "--%s takes I/N with I from 0 to N-1, not '%s'", o->name, text);
 }
 
+static int set_real(const char *command, const struct vnp_cli_option *o, const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    bool is_number = end != text && !*end && v - v < 1; /* no infinity, no NaN */
+    if (!is_number || text[0] == ' ')
+        return vnp_cli_usage(command, "--%s takes a number, not '%s'", o->name, text);
+    if (v < (double)o->min || v > (double)o->max)
+        return vnp_cli_usage(command, "--%s %s is out of range; it goes from %lld to %lld", o->name,
+                             text, (long long)o->min, (long long)o->max);
+    *(double *)o->value = v;
+    return 0;
+}
+
+static void list_add(struct vnp_cli_list *list, const char *text) {
+    list->items[list->n++] = text;
+}
+
 static int set_value(const char *command, const struct vnp_cli_option *o, const char *text) {
+    if (o->kind == VNP_OPT_REAL) return set_real(command, o, text);
     if (o->kind == VNP_OPT_INT) return set_int(command, o, text);
     if (o->kind == VNP_OPT_SHARD) return set_shard(command, o, text);
     if (!text[0]) return vnp_cli_usage(command, "--%s is empty", o->name);
+    if (o->kind == VNP_OPT_LIST) {
+        list_add(o->value, text);
+        return 0;
+    }
     *(const char **)o->value = text;
     return 0;
 }
@@ -132,8 +154,13 @@ int vnp_cli_parse(int argc, char **argv, const struct vnp_cli_option *options,
                   struct vnp_cli_args *args) {
     uint64_t seen = 0;
     bool is_ended = false;
+    struct vnp_cli_list *list = NULL; /* that plain words belong to */
     for (int i = 0; i < argc; i++) {
         const char *arg = argv[i], *value = NULL;
+        if (list && !is_ended && arg[0] != '-' && arg[0]) {
+            list_add(list, arg);
+            continue;
+        }
         if (is_ended || arg[0] != '-' || !arg[1]) {
             args->positional[args->n_positional++] = arg;
             continue;
@@ -149,7 +176,8 @@ int vnp_cli_parse(int argc, char **argv, const struct vnp_cli_option *options,
         int k = find_option(options, arg);
         if (k < 0) return unknown_option(args->command, arg, options);
         const struct vnp_cli_option *o = &options[k];
-        if (seen & (uint64_t)1 << k)
+        list = o->kind == VNP_OPT_LIST ? o->value : NULL;
+        if (!list && seen & (uint64_t)1 << k)
             return vnp_cli_usage(args->command, "--%s is given twice", o->name);
         seen |= (uint64_t)1 << k;
         if (arg[1] == '-' && strchr(arg, '=')) value = strchr(arg, '=') + 1;

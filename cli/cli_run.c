@@ -6,12 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* What the three commands share. Zero is the default of everything but layer. */
 struct run_options {
     const char *out, *device, *precision, *models, *esm, *dnabert, *classifier, *model, *pool;
     const char *cache;
-    int64_t n_threads, n_tokens, n_workers, window_bp, layer, grace_s, shard[2];
+    int64_t n_threads, n_tokens, n_workers, window_bp, layer, grace_s, cache_mb, shard[2];
     bool is_forced, is_quiet, is_verbose, is_json;
     bool are_embeddings_saved, are_upstream_files_left_out;
 };
@@ -51,7 +52,7 @@ static int read_options(int argc, char **argv, const char *command,
     if (args->n_positional == 0)
         return vnp_cli_usage(command,
                              strcmp(command, "merge") == 0
-                                 ? "no input; name the folders of all shards"
+                                 ? "no input; name the folders (or embed's files) of all shards"
                                  : "no input; name FASTA or FASTQ files, or - for standard input");
     if (!o->out) return vnp_cli_usage(command, "no output; -o says where the results go");
     if (o->is_quiet && o->is_verbose)
@@ -116,6 +117,7 @@ static vnp_status run_job(const struct run_options *o, uint32_t kind, vnp_engine
     j.grace_s = (int32_t)o->grace_s;
     j.command = command_line;
     j.cache = o->cache;
+    j.cache_mb = o->cache_mb;
     j.progress = vnp_cli_progress;
     j.n_workers = (int32_t)o->n_workers;
     j.worker_program = "/proc/self/exe"; /* the very file that runs, even if it was replaced */
@@ -180,6 +182,7 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
         OPT_FLAG("save-embeddings", 0, are_embeddings_saved),
         OPT_FLAG("no-upstream-files", 0, are_upstream_files_left_out),
         OPT_TEXT("cache", 0, cache),
+        {"cache-size", 0, VNP_OPT_INT, &o->cache_mb, NULL, 1, 1000000000},
         OPT_FLAG("force", 0, is_forced),
         OPT_DEVICE,
         OPT_REPORT,
@@ -200,6 +203,18 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
     return rc;
 }
 
+/* Files are shards of embed, folders of predict. */
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static void say_embedded(const struct run_options *o, const vnp_job_counts *c) {
+    vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
+                (long long)c->n_records, plural(c->n_records), (long long)c->n_empty, o->out,
+                o->out);
+}
+
 int vnp_cli_merge(int argc, char **argv, const char *command_line) {
     struct run_options options = {.layer = -1}, *o = &options;
     struct vnp_cli_args args = {0};
@@ -209,8 +224,9 @@ int vnp_cli_merge(int argc, char **argv, const char *command_line) {
         OPT_TEXT("output", 'o', out), OPT_FLAG("no-upstream-files", 0, are_upstream_files_left_out),
         OPT_FLAG("force", 0, is_forced), OPT_REPORT, OPT_END};
     int rc = read_options(argc, argv, "merge", table, o, &args, &is_done);
+    bool is_predict = args.n_positional < 1 || is_folder(args.positional[0]);
     if (rc == 0 && !is_done) {
-        open_report(o, true);
+        open_report(o, is_predict);
         vnp_merge_options m = VNP_MERGE_OPTIONS_INIT;
         m.dirs = args.positional;
         m.n_dirs = (size_t)args.n_positional;
@@ -219,7 +235,8 @@ int vnp_cli_merge(int argc, char **argv, const char *command_line) {
         m.are_upstream_files_left_out = o->are_upstream_files_left_out;
         m.command = command_line;
         vnp_status s = vnp_folder_merge(&m, &c);
-        if (s == VNP_OK) say_predicted(o, &c);
+        if (s == VNP_OK && is_predict) say_predicted(o, &c);
+        if (s == VNP_OK && !is_predict) say_embedded(o, &c);
         rc = finish(s, &c, command_line);
     }
     free(args.positional);
@@ -242,15 +259,17 @@ int vnp_cli_embed(int argc, char **argv, const char *command_line) {
     vnp_engine *engine = NULL;
     vnp_job_counts c = {0};
     bool is_done;
-    const struct vnp_cli_option table[] = {OPT_TEXT("output", 'o', out),
-                                           OPT_TEXT("model", 0, model),
-                                           OPT_TEXT("pool", 0, pool),
-                                           {"layer", 0, VNP_OPT_INT, &o->layer, NULL, -1, 1000},
-                                           OPT_TEXT("cache", 0, cache),
-                                           OPT_FLAG("force", 0, is_forced),
-                                           OPT_DEVICE,
-                                           OPT_REPORT,
-                                           OPT_END};
+    const struct vnp_cli_option table[] = {
+        OPT_TEXT("output", 'o', out),
+        OPT_TEXT("model", 0, model),
+        OPT_TEXT("pool", 0, pool),
+        {"layer", 0, VNP_OPT_INT, &o->layer, NULL, -1, 1000},
+        OPT_TEXT("cache", 0, cache),
+        {"cache-size", 0, VNP_OPT_INT, &o->cache_mb, NULL, 1, 1000000000},
+        OPT_FLAG("force", 0, is_forced),
+        OPT_DEVICE,
+        OPT_REPORT,
+        OPT_END};
     int rc = read_options(argc, argv, "embed", table, o, &args, &is_done);
     if (rc == 0 && !is_done) {
         if (!o->model)
@@ -268,11 +287,7 @@ int vnp_cli_embed(int argc, char **argv, const char *command_line) {
             say_engine(engine);
             s = run_job(o, VNP_JOB_EMBED, engine, &args, command_line, &c);
         }
-        if (s == VNP_OK) {
-            vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
-                        (long long)c.n_records, plural(c.n_records), (long long)c.n_empty, o->out,
-                        o->out);
-        }
+        if (s == VNP_OK) say_embedded(o, &c);
         rc = finish(s, &c, command_line);
     }
     vnp_engine_destroy(engine);

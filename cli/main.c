@@ -59,9 +59,10 @@ static char *join(int argc, char **argv) {
     return line;
 }
 
-static const char *const commands[] = {"predict", "embed",    "translate", "model", "status",
-                                       "merge",   "evaluate", "doctor",    "help",  NULL};
-static const char *const later[] = {"bench", "train", "report", "serve", NULL};
+static const char *const commands[] = {"predict", "embed",  "translate", "train",
+                                       "model",   "status", "merge",     "evaluate",
+                                       "doctor",  "help",   NULL};
+static const char *const later[] = {"bench", "report", "serve", NULL};
 
 /* `virnucpro __worker FD`: this process computes for the one that started it, and says whatever it
  * has to say to that one. */
@@ -78,6 +79,7 @@ static int dispatch(int argc, char **argv, const char *line) {
     if (strcmp(name, "predict") == 0) return vnp_cli_predict(argc - 2, argv + 2, line);
     if (strcmp(name, "embed") == 0) return vnp_cli_embed(argc - 2, argv + 2, line);
     if (strcmp(name, "translate") == 0) return vnp_cli_translate(argc - 2, argv + 2, line);
+    if (strcmp(name, "train") == 0) return vnp_cli_train(argc - 2, argv + 2, line);
     if (strcmp(name, "model") == 0) return vnp_cli_model(argc - 2, argv + 2);
     if (strcmp(name, "status") == 0) return vnp_cli_status(argc - 2, argv + 2);
     if (strcmp(name, "merge") == 0) return vnp_cli_merge(argc - 2, argv + 2, line);

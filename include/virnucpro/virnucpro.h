@@ -92,7 +92,8 @@ VNP_API void vnp_log_callback_set(vnp_log_callback *fn, void *ctx, int max_level
 
 enum {
     VNP_FOR_PREDICT = 1, /* both encoders and a classifier */
-    VNP_FOR_EMBED = 2    /* one encoder, `model` */
+    VNP_FOR_EMBED = 2,   /* one encoder, `model` */
+    VNP_FOR_TRAIN = 4    /* both encoders; a classifier beside them is passed over */
 };
 
 typedef struct vnp_engine_options {
@@ -267,6 +268,7 @@ typedef struct vnp_job_options {
                             given up; 0 is 10 */
     const char *command; /* for the summary; may be NULL */
     const char *cache;   /* file of vectors shared by runs; NULL: none */
+    int64_t cache_mb;    /* its largest size in MB; 0 is 4096 */
     vnp_progress_callback *progress;
     void *progress_ctx;
     int32_t n_workers;          /* 0: a child process for each GPU, the CPU computes in this one;
@@ -277,7 +279,7 @@ typedef struct vnp_job_options {
 #define VNP_JOB_OPTIONS_INIT                                                                       \
     {                                                                                              \
         sizeof(vnp_job_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 0, \
-            0, 0, 0                                                                                \
+            0, 0, 0, 0                                                                             \
     }
 
 /** Prepares a run over files; touches nothing yet.
@@ -432,6 +434,69 @@ typedef void vnp_report_callback(void *ctx, int level, const char *what, const c
  */
 VNP_API vnp_status vnp_model_verify(const vnp_engine_options *options, vnp_report_callback *fn,
                                     void *ctx) VNP_WARN_UNUSED;
+
+/* ---- training -------------------------------------------------------------------------------- */
+
+typedef struct vnp_training_options {
+    size_t size;
+    uint32_t version;
+    const char *const *virus; /* FASTA or FASTQ files of each class */
+    size_t n_virus;
+    const char *const *other;
+    size_t n_other;
+    const char *out;    /* the classifier; OUT.train (vectors, state) and OUT.log.tsv beside it */
+    const char *bundle; /* NULL, or a file for encoders and classifier together */
+    const char *valid_ids; /* NULL, or a file with the ids of the records to judge on */
+    double valid_share;    /* else this share of each class's frames, whole records; 0.1 */
+    const char *optimizer; /* "sgd" (NULL) or "adamw" */
+    double lr, momentum, weight_decay; /* 2e-4, 0.9, 0.01 (adamw only) */
+    int32_t step_epochs;               /* the rate is multiplied by step_gamma every so many: 10 */
+    double step_gamma;                 /* 0.85 */
+    int32_t batch, max_epochs, patience, n_hidden; /* 32, 200, 5, 512 */
+    double dropout;                                /* 0.5 */
+    double weight_other, weight_virus;             /* of a class in the loss; 1, 1 */
+    int32_t is_balanced;                           /* weights from the training frames instead */
+    int32_t is_uncalibrated;                       /* leave the scores as the training gives them */
+    int32_t is_forced;                             /* replace another training's files */
+    uint64_t seed;                                 /* 42 */
+    vnp_progress_callback *progress;
+    void *progress_ctx;
+} vnp_training_options;
+#define VNP_TRAINING_OPTIONS_INIT                                                                  \
+    {                                                                                              \
+        sizeof(vnp_training_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0.1, 0, 2e-4, 0.9,     \
+            0.01, 10, 0.85, 32, 200, 5, 512, 0.5, 1, 1, 0, 0, 0, 42, 0, 0                          \
+    }
+
+typedef struct vnp_training_result {
+    size_t size; /* set by the caller */
+    int64_t n_virus_records, n_other_records, n_virus_frames, n_other_frames; /* trained on */
+    int64_t n_valid_virus_records, n_valid_other_records, n_valid_virus_frames,
+        n_valid_other_frames;
+    int64_t n_tokens; /* embedded */
+    int32_t n_epochs, best_epoch;
+    double accuracy, precision, recall, f1, auroc, brier, loss; /* validation frames, at the end */
+    double scale, shift;  /* calibration of the logit difference; 1, 0 without */
+    int32_t was_complete; /* the same training had already finished */
+    double wall_s;
+} vnp_training_result;
+
+/** Trains a classifier on labelled sequences: every open frame of a record has the record's class;
+ *  windows with ambiguous letters are left out; records are split whole. Repeated after an
+ *  interruption it goes on: vectors are kept, at most one epoch is lost. The same data, models,
+ *  options and seed give the same file byte for byte.
+ *
+ *  Shapes   options->virus[n_virus], other[n_other]; out[1], out->size set by the caller.
+ *  Units    shares and measures 0..1; wall_s in seconds.
+ *  Owner    nothing is kept after return. engine was made with VNP_FOR_TRAIN.
+ *  Threads  one training, predict or embed job of an engine at a time.
+ *  Returns  VNP_OK; CANCELED after a stop; INVAL (options), NOT_FOUND, FORMAT, TRUNCATED, IO
+ *           (input or output), MISMATCH (a file on both sides, too few records, or the output
+ *           belongs to another training), DEVICE, DEVICE_NOMEM, NOMEM.
+ *  Since    0.1        Source  upstream train.py; docs/training.md
+ */
+VNP_API vnp_status vnp_training_run(vnp_engine *engine, const vnp_training_options *options,
+                                    vnp_training_result *out) VNP_WARN_UNUSED;
 
 /* ---- runs on disk --------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PLUGIN_NAME "libvirnucpro_cuda.so"
@@ -33,6 +34,20 @@ bool vnp_api_own_dir(char *out, size_t n) {
     if (!slash) return false;
     *slash = 0;
     return (size_t)snprintf(out, n, "%s", path) < n;
+}
+
+bool vnp_api_cache_dir(char *out, size_t n) {
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int len = 0;
+    if (base && base[0] == '/')
+        len = snprintf(out, n, "%s", base);
+    else if (home && home[0] == '/')
+        len = snprintf(out, n, "%s/.cache", home);
+    if (len < 1 || (size_t)len + sizeof "/virnucpro" >= n) return false;
+    (void)mkdir(out, 0700);
+    strcat(out, "/virnucpro");
+    (void)mkdir(out, 0700);
+    return access(out, W_OK | X_OK) == 0;
 }
 
 const struct vnp_backend *vnp_api_host_backend(void) {

@@ -120,14 +120,34 @@ static void look_at_driver(const struct doctor *d) {
             access("/dev/nvidiactl", F_OK) == 0 ? "" : "; /dev/nvidiactl is not there");
 }
 
+static void look_at_nvml(const struct doctor *d) {
+    const char *why;
+    bool is_there = vnp_run_gpu_is_there(&why);
+    int n = vnp_run_gpu_count();
+    say(d, is_there ? 0 : 1, "NVML", "%s", is_there ? "libnvidia-ml.so.1" : why);
+    for (int i = 0; i < n; i++) {
+        struct vnp_run_gpu_info g;
+        char held[256];
+        if (!vnp_run_gpu_look(i, &g)) continue;
+        vnp_run_gpu_reasons_text(g.now.reasons, held, sizeof held);
+        say(d, g.major < 8 ? 1 : 0, "GPU (NVML)",
+            "%d: %s at %s, sm_%d%d, %.1f GB, %.1f in use, driver %s; %.0f C, %.0f W, SM %.0f "
+            "MHz, %.0f %% busy%s%s%s",
+            i, g.name, g.pci, g.major, g.minor, g.memory_gb, g.now.v[VNP_RUN_GPU_MEMORY_GB],
+            g.driver, g.now.v[VNP_RUN_GPU_TEMPERATURE_C], g.now.v[VNP_RUN_GPU_POWER_W],
+            g.now.v[VNP_RUN_GPU_SM_MHZ], g.now.v[VNP_RUN_GPU_USE_PERCENT],
+            held[0] ? ", clocks held by " : "", held,
+            g.major < 8 ? "; too old: 8.0 is needed" : "");
+    }
+}
+
 static void look_at_gpus(const struct doctor *d) {
     static const char *const lt[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
-    static const char *const ml[] = {"libnvidia-ml.so.1"};
     char why[768];
     look_at_driver(d);
     look_at_library(d, "cuBLASLt", lt, 2,
                     "libcublasLt.so.12 is missing (CUDA 12 runtime libraries)");
-    look_at_library(d, "NVML", ml, 1, "libnvidia-ml.so.1 is missing: no temperatures or clocks");
+    look_at_nvml(d);
     const struct vnp_backend *b = vnp_api_cuda(why, sizeof why);
     int n = b ? b->device_count() : 0;
     if (!b) say(d, 1, "CUDA plug-in", "%s", why);

@@ -53,6 +53,8 @@ static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o)
     e->n_threads = o->n_threads;
     e->n_tokens = o->n_tokens;
     VNP_TRY(vnp_api_devices_choose(o->device, o->precision, o->n_threads, &e->devices));
+    bool is_host = e->devices.list[0].backend->is_host; /* which has nothing to remember */
+    if (is_host || !vnp_api_cache_dir(e->cache_dir, sizeof e->cache_dir)) e->cache_dir[0] = 0;
     if (o->purpose & VNP_FOR_PREDICT) {
         struct vnp_api_model_paths paths = {.models = o->models,
                                             .esm = o->esm,
@@ -62,6 +64,12 @@ static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o)
         VNP_TRY(vnp_api_models_open(&paths, &e->models));
         int64_t trained = vnp_checkpoint_spec(e->models.classifier)->window_bp;
         e->window_bp = o->window_bp > 0 ? o->window_bp : trained > 0 ? trained : 500;
+    }
+    if (o->purpose == VNP_FOR_TRAIN) {
+        struct vnp_api_model_paths paths = {
+            .models = o->models, .esm = o->esm, .dnabert = o->dnabert, .is_headless = true};
+        VNP_TRY(vnp_api_models_open(&paths, &e->models));
+        e->window_bp = o->window_bp > 0 ? o->window_bp : 500;
     }
     if (o->purpose & VNP_FOR_EMBED) VNP_TRY(open_embed_model(e, o->model));
     return VNP_OK;
@@ -128,7 +136,8 @@ static vnp_status device_ready(struct vnp_engine *e) {
     if (e->device) return VNP_OK;
     struct vnp_device_options o = {.precision = e->devices.precision,
                                    .idx_device = e->devices.list[0].idx_device,
-                                   .n_threads = e->n_threads};
+                                   .n_threads = e->n_threads,
+                                   .cache_dir = e->cache_dir[0] ? e->cache_dir : NULL};
     return e->devices.list[0].backend->device_open(&o, &e->device);
 }
 

@@ -43,13 +43,16 @@ struct vnp_api_models {
 struct vnp_api_model_paths {
     const char *models, *esm, *dnabert, *classifier;
     int64_t window_bp;
-    bool is_partial; /* a part that is nowhere is no error */
+    bool is_partial;  /* a part that is nowhere is no error */
+    bool is_headless; /* both encoders, whatever classifiers there are */
 };
 vnp_status vnp_api_models_open(const struct vnp_api_model_paths *paths,
                                struct vnp_api_models *out) VNP_WARN_UNUSED;
 void vnp_api_models_close(struct vnp_api_models *m);
 /* The model shipped with the program; false when there is none. */
 bool vnp_api_bundled_path(char *out, size_t n);
+/* The user's cache folder of this program, made if missing; false when there is none. */
+bool vnp_api_cache_dir(char *out, size_t n);
 /* Folder of the program or library, without a slash at its end. */
 bool vnp_api_own_dir(char *out, size_t n);
 
@@ -71,6 +74,7 @@ struct vnp_engine {
     char embed_what[512];
     int n_threads;
     int64_t n_tokens, window_bp;
+    char cache_dir[VNP_API_PATH]; /* "" = none */
     /* Calls in memory: made at the first call and used under the lock. */
     pthread_mutex_t lock;
     struct vnp_device *device, *host_device;

@@ -172,6 +172,7 @@ static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
                                   .are_upstream_files_left_out = o->are_upstream_files_left_out,
                                   .grace_s = o->grace_s > 0 ? o->grace_s : 10,
                                   .cache_path = o->cache,
+                                  .cache_mb = o->cache_mb,
                                   .command = o->command,
                                   .layer = o->layer,
                                   .pool = VNP_POOL_MEAN,
@@ -183,6 +184,7 @@ static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
     r->precision = e->devices.precision;
     r->n_threads = e->n_threads;
     r->budget_tokens = e->n_tokens;
+    r->cache_dir = e->cache_dir[0] ? e->cache_dir : NULL;
     if (o->kind == VNP_JOB_PREDICT) r->window_bp = e->window_bp;
     r->esm2 = e->models.esm2;
     r->dnabert = e->models.dnabert;

@@ -122,7 +122,8 @@ static vnp_status folder_choose(const char *models, const struct folder *f, int 
 }
 
 /* Fills the paths that are still empty from `models`. */
-static vnp_status resolve(const char *models, int64_t window_bp, struct vnp_api_models *m) {
+static vnp_status resolve(const char *models, int64_t window_bp, bool is_headless,
+                          struct vnp_api_models *m) {
     struct stat st;
     unsigned kinds = 0;
     char format[64];
@@ -136,7 +137,7 @@ static vnp_status resolve(const char *models, int64_t window_bp, struct vnp_api_
         s = folder_scan(models, f);
     if (s == VNP_OK) s = folder_choose(models, f, VNP_MODEL_ESM2, window_bp, m->esm_path);
     if (s == VNP_OK) s = folder_choose(models, f, VNP_MODEL_DNABERT, window_bp, m->dnabert_path);
-    if (s == VNP_OK)
+    if (s == VNP_OK && !is_headless)
         s = folder_choose(models, f, VNP_MODEL_CLASSIFIER, window_bp, m->classifier_path);
     free(f);
     return s;
@@ -196,7 +197,7 @@ vnp_status vnp_api_models_open(const struct vnp_api_model_paths *p, struct vnp_a
     if (p->esm) snprintf(m->esm_path, sizeof m->esm_path, "%s", p->esm);
     if (p->dnabert) snprintf(m->dnabert_path, sizeof m->dnabert_path, "%s", p->dnabert);
     if (p->classifier) snprintf(m->classifier_path, sizeof m->classifier_path, "%s", p->classifier);
-    if (!models && !p->esm && !p->dnabert && !p->classifier) {
+    if (!models && !p->esm && !p->dnabert) { /* a classifier of one's own goes on top of it */
         if (!vnp_api_bundled_path(bundled, sizeof bundled)) {
             s = vnp_fail(VNP_NOT_FOUND, VNP_FROM_MODEL,
                          "the model shipped with the program is not "
@@ -205,13 +206,14 @@ vnp_status vnp_api_models_open(const struct vnp_api_model_paths *p, struct vnp_a
             return s;
         }
         models = bundled;
-        m->is_bundled = true;
+        m->is_bundled = !p->classifier;
     }
-    if (models) VNP_TRY(resolve(models, p->window_bp, m));
+    if (models) VNP_TRY(resolve(models, p->window_bp, p->is_headless, m));
     if (!p->is_partial) {
         VNP_TRY(require(m->esm_path, models, "protein encoder (ESM-2)", "--esm"));
         VNP_TRY(require(m->dnabert_path, models, "DNA encoder (DNABERT-S)", "--dnabert"));
-        VNP_TRY(require(m->classifier_path, models, "classifier", "--classifier"));
+        if (!p->is_headless)
+            VNP_TRY(require(m->classifier_path, models, "classifier", "--classifier"));
     }
     s = open_part(m->esm_path, VNP_MODEL_ESM2, &m->esm2);
     if (s == VNP_OK) s = open_part(m->dnabert_path, VNP_MODEL_DNABERT, &m->dnabert);

@@ -3,86 +3,28 @@
  * each sequence, rotary applied where q and k are read.
  * A block is four warps, a warp works on 16 queries at a time. A sequence of at most 176 tokens is
  * one block's (per head): its keys are rotated and put into shared memory once, with its values,
- * and the warps go over the queries in rounds. Longer sequences get a block for every 64 queries,
- * which walks the keys in chunks of 176. Sequences of at most 64 tokens share a block, each
- * beginning on a multiple of 16 rows, and every warp multiplies only the keys of its own sequence.
- * Keys are always grouped from the sequence's own first token, so the order of every sum is the
- * sequence's. Online softmax after Milakov & Gimelshein 2018 and Dao 2023, in FP32. */
-#include "cuda_math.cuh"
-#include "cuda_room.h"
+ * and the warps go over the queries in rounds. Longer sequences get a block for every 128 queries,
+ * which walks the keys in chunks of 176, for each 64 queries again. Sequences of at most 64 tokens
+ * share a block, each beginning on a multiple of 16 rows, and every warp multiplies only the keys
+ * of its own sequence. Keys are always grouped from the sequence's own first token, so the order of
+ * every sum is the sequence's. Online softmax after Milakov & Gimelshein 2018 and Dao 2023, in
+ * FP32. */
+#include "cuda_attention.cuh"
 
 namespace {
 
 constexpr int GROUP = 64, KEYS = VNP_CUDA_KEYS; /* keys of a softmax step; of a chunk */
 
-__device__ __forceinline__ uint32_t smem_at(const void *p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-/* Byte offset of 16-byte unit `u` of row `r`, units exchanged so that 8 rows hit 8 banks. */
-template <int DP> __device__ __forceinline__ uint32_t place(int r, int u) {
-    constexpr int UNITS = DP / 8;
-    int x = UNITS >= 8 ? (r & 7) : UNITS == 4 ? ((r >> 1) & 3) : ((r >> 2) & 1);
-    return static_cast<uint32_t>(r * DP * 2 + ((u ^ x) << 4));
-}
-__device__ __forceinline__ void ldmatrix4(uint32_t addr, uint32_t (&r)[4]) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(addr)
-                 : "memory");
-}
-__device__ __forceinline__ void ldmatrix4_turned(uint32_t addr, uint32_t (&r)[4]) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(addr)
-                 : "memory");
-}
-__device__ __forceinline__ void mma(tag_f16, float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3},"
-                 " {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void mma(tag_bf16, float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3},"
-                 " {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ void copy16(uint32_t to, const char *from, bool is_there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(is_there ? 16 : 0)
-                 : "memory");
-}
-
-/* Columns 8u .. 8u+7 of a row and their partners, rotated: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s).
- * `src` NULL: zeros. */
+/* Piece `u` of a row and its partner, rotated. `src` NULL: zeros. */
 template <int DH, int DP, class T>
 __device__ __forceinline__ void rotate_piece(const char *src, const float2 *rotary, int pos, int u,
                                              char *dst, int row) {
     constexpr int HALF = DH / 2;
     uint4 lo = make_uint4(0, 0, 0, 0), hi = lo;
     if (src) {
-        const float4 *f = reinterpret_cast<const float4 *>(rotary + pos * HALF + u * 8);
         lo = __ldg(reinterpret_cast<const uint4 *>(src + u * 16));
         hi = __ldg(reinterpret_cast<const uint4 *>(src + u * 16 + HALF * 2));
-        uint32_t a[4] = {lo.x, lo.y, lo.z, lo.w}, b[4] = {hi.x, hi.y, hi.z, hi.w};
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            float4 g = __ldg(f + e);
-            float2 x = T::unpack2(a[e]), y = T::unpack2(b[e]);
-            a[e] = T::pack2(x.x * g.x - y.x * g.y, x.y * g.z - y.y * g.w);
-            b[e] = T::pack2(y.x * g.x + x.x * g.y, y.y * g.z + x.y * g.w);
-        }
-        lo = make_uint4(a[0], a[1], a[2], a[3]);
-        hi = make_uint4(b[0], b[1], b[2], b[3]);
+        turn<T>(lo, hi, turn_at<HALF>(rotary, pos, u));
     }
     *reinterpret_cast<uint4 *>(dst + place<DP>(row, u)) = lo;
     *reinterpret_cast<uint4 *>(dst + place<DP>(row, u + HALF / 8)) = hi;
@@ -365,8 +307,8 @@ __global__ void __launch_bounds__(128, DH > 64 ? 2 : 4)
 #pragma unroll
             for (int i = 0; i < 4; i++) o[j][i] = 0.0f;
         for (int k0 = 0; k0 < n_keys; k0 += KEYS) {
-            if (round == 0) { /* more rounds come only with a single chunk, which stays */
-                if (k0 > 0) __syncthreads();
+            if (round == 0 || n_keys > KEYS) { /* a single chunk stays for all rounds */
+                if (k0 > 0 || round > 0) __syncthreads();
                 int n_rows = is_long ? min(KEYS, (len - k0 + 15) / 16 * 16) : GROUP;
                 load_chunk<DH, DP, T, ROTARY>(k_src, v_src, p, t, k0, n_rows, keys, values);
                 __syncthreads();
@@ -440,7 +382,8 @@ __global__ void rotary_table(float2 *table, int64_t n, int half,
     int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
     if (i >= n * half) return;
     double angle = static_cast<double>(i / half) * freq.of[i % half];
-    table[i] = make_float2(static_cast<float>(cos(angle)), static_cast<float>(sin(angle)));
+    table[i / half * half + rotary_slot(half, static_cast<int>(i % half))] =
+        make_float2(static_cast<float>(cos(angle)), static_cast<float>(sin(angle)));
 }
 
 /* ---- FP32, the judge ------------------------------------------------------------------------ */
@@ -454,7 +397,8 @@ __global__ void rotate_f32(const __grid_constant__ vnp_cuda_attention_args p) {
         int64_t d = i % p.head_dim;
         float v = in[i];
         if (p.rotary) {
-            float2 f = p.rotary[pos * half + d % half];
+            float2 f = p.rotary[pos * half +
+                                rotary_slot(static_cast<int>(half), static_cast<int>(d % half))];
             v = d < half ? fmaf(v, f.x, -in[i + half] * f.y) : fmaf(v, f.x, in[i - half] * f.y);
         }
         out[i] = v;
@@ -519,9 +463,27 @@ extern "C" cudaError_t vnp_cuda_rotary_table(float2 *table, int64_t n_pos, int64
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *p,
+/* Heads of 64 columns have kernels of their own: for short sequences anywhere, for longer ones on
+ * Hopper. Tiles stand by kind, short ones first. */
+extern "C" cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *all,
                                           cudaStream_t stream) {
-    if (p->n_tiles == 0) return cudaSuccess;
+    struct vnp_cuda_attention_args part = *all, *p = &part;
+    bool is_64 = p->head_dim == 64, is_sm90 = is_64 && p->has_wgmma;
+    cudaError_t e = cudaSuccess;
+    if (is_64) {
+        part.n_tiles = p->n_short;
+        e = vnp_cuda_attention_short(p, stream);
+        part.tiles += p->n_short;
+        part.n_tiles = all->n_tiles - p->n_short;
+    }
+    if (is_sm90 && e == cudaSuccess) {
+        part.n_tiles = p->n_whole;
+        e = vnp_cuda_attention_sm90(p, true, stream);
+        part.tiles += p->n_whole;
+        part.n_tiles = all->n_tiles - p->n_short - p->n_whole;
+        if (e == cudaSuccess) e = vnp_cuda_attention_sm90(p, false, stream);
+    }
+    if (is_sm90 || e != cudaSuccess || p->n_tiles == 0) return e;
     if (p->dtype == VNP_F16) return attention_pick<tag_f16>(p, stream);
     if (p->dtype == VNP_BF16) return attention_pick<tag_bf16>(p, stream);
     return cudaErrorNotSupported;

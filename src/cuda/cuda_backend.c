@@ -102,6 +102,7 @@ const struct vnp_backend *vnp_cuda_backend(void) {
         .pool = pool,
         .exec_n_nonfinite = vnp_cuda_exec_n_nonfinite,
         .exec_span = vnp_cuda_exec_span,
+        .device_pci = vnp_cuda_device_pci,
         .mark = mark,
         .mark_s = vnp_cuda_mark_s,
     };

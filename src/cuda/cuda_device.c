@@ -149,8 +149,13 @@ vnp_status vnp_cuda_device_info(struct vnp_device *dev, struct vnp_device_info *
     out->n_units = dev->n_sms;
     out->major = dev->major;
     out->minor = dev->minor;
-    VNP_CUDA(cudaDeviceGetPCIBusId(out->pci, (int)sizeof out->pci, dev->idx));
     return VNP_OK;
+}
+
+bool vnp_cuda_device_pci(int idx_device, char out[32]) {
+    bool is_known = cudaDeviceGetPCIBusId(out, 32, idx_device) == cudaSuccess;
+    (void)cudaGetLastError();
+    return is_known;
 }
 
 enum vnp_dtype vnp_cuda_site_dtype(const struct vnp_device *dev, enum vnp_site site) {

@@ -139,50 +139,61 @@ vnp_status vnp_cuda_tensor_create(struct vnp_exec *ex, enum vnp_site site, int64
 /* ---- the batch ----------------------------------------------------------------------------- */
 
 /* Tiles of a sequence longer than 64 tokens: one if its keys fit in shared memory together, else
- * one for every 64 queries. */
+ * one for every 128 queries. */
 static int64_t plan_long(int32_t begin, int32_t len, struct vnp_cuda_tile *tiles) {
     int32_t n_groups = (len + VNP_CUDA_TILE_ROWS - 1) / VNP_CUDA_TILE_ROWS;
-    bool is_whole = len <= VNP_CUDA_KEYS;
-    int32_t n = is_whole ? 1 : n_groups;
-    for (int32_t i = 0; i < n; i++) {
-        memset(&tiles[i], 0, sizeof tiles[i]);
-        tiles[i].q_row[0] = begin + i * VNP_CUDA_TILE_ROWS;
-        tiles[i].seq_row[0] = begin;
-        tiles[i].seq_len[0] = len;
-        tiles[i].is_long = 1;
-        tiles[i].n_rounds = is_whole ? n_groups : 1;
+    int32_t step = len <= VNP_CUDA_KEYS ? n_groups : 2, n = 0;
+    for (int32_t g = 0; g < n_groups; g += step, n++) {
+        memset(&tiles[n], 0, sizeof tiles[n]);
+        tiles[n].q_row[0] = begin + g * VNP_CUDA_TILE_ROWS;
+        tiles[n].seq_row[0] = begin;
+        tiles[n].seq_len[0] = len;
+        tiles[n].is_long = 1;
+        tiles[n].n_rounds = VNP_MIN(step, n_groups - g);
     }
     return n;
 }
 
-/* The tiles of the pack; short sequences together in order, next fit. */
-static int64_t plan_tiles(const struct vnp_pack *pack, struct vnp_cuda_tile *tiles) {
-    int64_t n = 0, open = -1; /* the tile short sequences are put into */
-    int used = 0;
+/* Short sequences share tiles in order, next fit. */
+static int64_t plan_short(const struct vnp_pack *pack, struct vnp_cuda_tile *tiles) {
+    int64_t n = 0;
+    int used = VNP_CUDA_TILE_ROWS / 16; /* warps of the last tile */
     for (int64_t s = 0; s < pack->n_seqs; s++) {
         int32_t begin = pack->cu_seqlens[s], len = pack->cu_seqlens[s + 1] - begin;
         int warps = (len + 15) / 16;
-        if (len > VNP_CUDA_TILE_ROWS) {
-            n += plan_long(begin, len, &tiles[n]);
-            continue;
-        }
-        if (open < 0 || used + warps > 4) {
-            open = n++;
+        if (len > VNP_CUDA_TILE_ROWS) continue;
+        if (used + warps > VNP_CUDA_TILE_ROWS / 16) {
+            memset(&tiles[n], 0, sizeof tiles[n]);
+            tiles[n++].n_rounds = 1;
             used = 0;
-            memset(&tiles[open], 0, sizeof tiles[open]);
-            tiles[open].n_rounds = 1;
         }
         for (int w = 0; w < warps; w++, used++) {
-            tiles[open].q_row[used] = begin + 16 * w;
-            tiles[open].seq_row[used] = begin;
-            tiles[open].seq_len[used] = len;
+            tiles[n - 1].q_row[used] = begin + 16 * w;
+            tiles[n - 1].seq_row[used] = begin;
+            tiles[n - 1].seq_len[used] = len;
         }
     }
     return n;
 }
 
+/* The tiles of the pack by kind: short sequences', then whole ones', then long ones'. */
+static void plan_tiles(struct vnp_exec *ex, const struct vnp_pack *pack,
+                       struct vnp_cuda_tile *tiles) {
+    int64_t n = plan_short(pack, tiles);
+    ex->n_short = n;
+    for (int kind = 0; kind < 2; kind++) {
+        for (int64_t s = 0; s < pack->n_seqs; s++) {
+            int32_t begin = pack->cu_seqlens[s], len = pack->cu_seqlens[s + 1] - begin;
+            if (len > VNP_CUDA_TILE_ROWS && (len > VNP_CUDA_KEYS) == kind)
+                n += plan_long(begin, len, tiles + n);
+        }
+        if (kind == 0) ex->n_whole = n - ex->n_short;
+    }
+    ex->n_tiles = n;
+}
+
 vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack) {
-    ex->n_tokens = ex->n_seqs = ex->n_tiles = 0;
+    ex->n_tokens = ex->n_seqs = ex->n_tiles = ex->n_short = ex->n_whole = 0;
     VNP_TRY(vnp_op_check_pack(pack, ex->limits.max_tokens, ex->limits.max_seqs));
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
     VNP_CUDA(cudaEventSynchronize(ex->uploaded)); /* the pinned half is free again */
@@ -191,9 +202,9 @@ vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack
     size_t off_tiles = (size_t)((char *)ex->d_tiles - (char *)ex->d_batch);
     memcpy(h, pack->tokens, (size_t)pack->n_tokens * sizeof *pack->tokens);
     memcpy(h + off_cu, pack->cu_seqlens, (size_t)(pack->n_seqs + 1) * sizeof *pack->cu_seqlens);
-    int64_t n_tiles = plan_tiles(pack, (struct vnp_cuda_tile *)(void *)(h + off_tiles));
-    VNP_ASSERT(n_tiles <= ex->max_tiles);
-    size_t n_bytes = off_tiles + (size_t)n_tiles * sizeof(struct vnp_cuda_tile);
+    plan_tiles(ex, pack, (struct vnp_cuda_tile *)(void *)(h + off_tiles));
+    VNP_ASSERT(ex->n_tiles <= ex->max_tiles);
+    size_t n_bytes = off_tiles + (size_t)ex->n_tiles * sizeof(struct vnp_cuda_tile);
     VNP_CUDA(cudaEventRecord(ex->begun, ex->stream));
     ex->has_done = false;
     VNP_CUDA(cudaMemcpyAsync(ex->d_batch, h, (size_t)pack->n_tokens * 2, cudaMemcpyHostToDevice,
@@ -207,7 +218,6 @@ vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack
             vnp_cuda_row_map(ex->d_cu, pack->n_seqs, ex->d_row_start, ex->d_row_len, ex->stream));
     ex->n_tokens = pack->n_tokens;
     ex->n_seqs = pack->n_seqs;
-    ex->n_tiles = n_tiles;
     ex->max_len = pack->max_len;
     return VNP_OK;
 }

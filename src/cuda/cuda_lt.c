@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * Matrix products by cuBLASLt, opened at run time (the plug-in needs no library at load): the path
  * of GPUs without the sm_90a kernels, and the yardstick of the benches. The algorithms offered for
- * a shape are timed once; the fastest without split-K is kept, in memory and, when there is a
- * cache_dir, on disk per device and library version. Any failure to read or write that file only
- * costs the timing again. */
+ * a shape are timed once; the fastest without split-K is kept on disk per device and library
+ * version, under a lock, so that all GPUs of one kind and all later runs take the same one: another
+ * algorithm may sum in another order. Without such a file the library's first answer is taken,
+ * untimed, for the same reason. */
 #include "cuda_room.h"
 
 #include <cublasLt.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 
 #define MAX_SHAPES 256
 #define MAX_ALGOS 8
@@ -111,20 +113,21 @@ static vnp_status lt_bind(struct vnp_cuda_lt *lt) {
     return VNP_OK;
 }
 
-static void cache_read(struct vnp_cuda_lt *lt) {
-    FILE *f = lt->cache_path[0] ? fopen(lt->cache_path, "rb") : NULL;
-    if (!f) return;
-    while (lt->n_entries < MAX_SHAPES &&
-           fread(&lt->entry[lt->n_entries], sizeof lt->entry[0], 1, f) == 1)
-        lt->n_entries++;
+/* The file, locked against other processes and devices; NULL: there is none, or no place for it. */
+static FILE *cache_open(const struct vnp_cuda_lt *lt) {
+    FILE *f = lt->cache_path[0] ? fopen(lt->cache_path, "a+b") : NULL;
+    if (!f) return NULL;
+    if (flock(fileno(f), LOCK_EX) == 0) return f;
     (void)fclose(f);
+    return NULL;
 }
 
-static void cache_append(const struct vnp_cuda_lt *lt, const struct lt_entry *e) {
-    FILE *f = lt->cache_path[0] ? fopen(lt->cache_path, "ab") : NULL;
-    if (!f) return;
-    (void)fwrite(e, sizeof *e, 1, f);
-    (void)fclose(f);
+/* All entries anew; those in memory are a part of them, but for a full table. */
+static void cache_read(struct vnp_cuda_lt *lt, FILE *f) {
+    int n = 0;
+    rewind(f);
+    while (n < MAX_SHAPES && fread(&lt->entry[n], sizeof lt->entry[0], 1, f) == 1) n++;
+    lt->n_entries = VNP_MAX(n, lt->n_entries);
 }
 
 vnp_status vnp_cuda_lt_open(int idx_device, const char *cache_dir, struct vnp_cuda_lt **out) {
@@ -147,7 +150,11 @@ vnp_status vnp_cuda_lt_open(int idx_device, const char *cache_dir, struct vnp_cu
             if (*c == ' ' || *c == '/') *c = '-';
         snprintf(lt->cache_path, sizeof lt->cache_path, "%.300s/cublaslt-%.100s-%zu.bin", cache_dir,
                  prop.name, lt->GetVersion());
-        cache_read(lt);
+        FILE *f = cache_open(lt);
+        if (f) {
+            cache_read(lt, f);
+            (void)fclose(f);
+        }
     }
     *out = lt;
     return VNP_OK;
@@ -207,9 +214,10 @@ static cublasStatus_t multiply(const struct vnp_cuda_lt *lt, const struct lt_pla
                       plan->out, out, plan->out, algo, lt->workspace, WORKSPACE_BYTES, stream);
 }
 
-/* Times the offered algorithms into a scrap result; the best of three runs each. */
+/* Times the offered algorithms into a scrap result, the best of three runs each; or takes the
+ * first one offered. */
 static vnp_status tune(const struct vnp_cuda_lt *lt, const struct lt_plan *plan,
-                       const struct vnp_cuda_gemm_args *p, cublasLtMatmulAlgo_t *out,
+                       const struct vnp_cuda_gemm_args *p, bool is_timed, cublasLtMatmulAlgo_t *out,
                        cudaStream_t stream) {
     cublasLtMatmulHeuristicResult_t offer[MAX_ALGOS];
     cublasLtMatmulPreference_t wish = NULL;
@@ -228,6 +236,10 @@ static vnp_status tune(const struct vnp_cuda_lt *lt, const struct lt_plan *plan,
     if (s != CUBLAS_STATUS_SUCCESS || n == 0)
         return lt_fail(s != CUBLAS_STATUS_SUCCESS ? s : CUBLAS_STATUS_NOT_SUPPORTED,
                        "the choice of an algorithm");
+    if (!is_timed) {
+        *out = offer[0].algo;
+        return VNP_OK;
+    }
     void *scrap = NULL;
     cudaEvent_t t0 = NULL, t1 = NULL;
     cudaError_t e = cudaMalloc(&scrap, (size_t)(p->m * p->ld_out) * vnp_dtype_bytes(p->out_dtype));
@@ -256,10 +268,39 @@ static vnp_status tune(const struct vnp_cuda_lt *lt, const struct lt_plan *plan,
     return VNP_OK;
 }
 
+static struct lt_entry *entry_find(struct vnp_cuda_lt *lt, const struct lt_shape *shape) {
+    for (int i = 0; i < lt->n_entries; i++)
+        if (memcmp(&lt->entry[i].shape, shape, sizeof *shape) == 0) return &lt->entry[i];
+    return NULL;
+}
+
+/* From the file, where another device may have put it by now, else tuned and put there. */
+static vnp_status entry_make(struct vnp_cuda_lt *lt, const struct lt_plan *plan,
+                             const struct vnp_cuda_gemm_args *p, const struct lt_shape *shape,
+                             cudaStream_t stream, struct lt_entry **out) {
+    vnp_status status = VNP_OK;
+    FILE *f = cache_open(lt);
+    if (f) cache_read(lt, f);
+    *out = entry_find(lt, shape);
+    if (!*out) {
+        if (lt->n_entries == MAX_SHAPES) lt->n_entries = 0; /* no model has so many: start over */
+        struct lt_entry *e = &lt->entry[lt->n_entries];
+        memset(e, 0, sizeof *e);
+        e->shape = *shape;
+        status = tune(lt, plan, p, f != NULL, &e->algo, stream);
+        if (status == VNP_OK) {
+            lt->n_entries++;
+            *out = e;
+            if (f) (void)fwrite(e, sizeof *e, 1, f);
+        }
+    }
+    if (f) (void)fclose(f); /* and unlocked */
+    return status;
+}
+
 static vnp_status run_planned(struct vnp_cuda_lt *lt, const struct lt_plan *plan,
                               const struct vnp_cuda_gemm_args *p, cudaStream_t stream) {
     struct lt_shape shape;
-    struct lt_entry *e = NULL;
     memset(&shape, 0, sizeof shape);
     shape = (struct lt_shape){p->m,
                               p->n,
@@ -271,16 +312,8 @@ static vnp_status run_planned(struct vnp_cuda_lt *lt, const struct lt_plan *plan
                               (int32_t)p->out_dtype,
                               p->epilogue == VNP_CUDA_EPI_ADD,
                               p->bias != NULL};
-    for (int i = 0; i < lt->n_entries && !e; i++)
-        if (memcmp(&lt->entry[i].shape, &shape, sizeof shape) == 0) e = &lt->entry[i];
-    if (!e) {
-        if (lt->n_entries == MAX_SHAPES) lt->n_entries = 0; /* no model has so many: start over */
-        e = &lt->entry[lt->n_entries];
-        e->shape = shape;
-        VNP_TRY(tune(lt, plan, p, &e->algo, stream));
-        lt->n_entries++;
-        cache_append(lt, e);
-    }
+    struct lt_entry *e = entry_find(lt, &shape);
+    if (!e) VNP_TRY(entry_make(lt, plan, p, &shape, stream, &e));
     LT(multiply(lt, plan, p, p->out, &e->algo, stream));
     return VNP_OK;
 }

@@ -22,10 +22,11 @@ extern "C" {
 #define VNP_CUDA_MAX_TENSORS 64 /* tensors of one execution context */
 #define VNP_CUDA_MAX_READS 8    /* read_f32 calls between two waits */
 
-/* Work of a block of attention, 4 warps. Long (is_long): query rows q_row[0] .. of one sequence, in
- * n_rounds rounds of 64. Otherwise several sequences of at most 64 tokens share it: warp w serves
- * rows q_row[w] .. +15 of the sequence that begins at token seq_row[w] and has seq_len[w] tokens
- * (0: idle), and the rows are keys and values too. */
+/* Work of a block of attention. Long (is_long): query rows q_row[0] .. of one sequence, in n_rounds
+ * rounds of 64: all of them if the sequence is at most VNP_CUDA_KEYS long, else 128. Otherwise
+ * several sequences of at most 64 tokens share it: warp w serves rows q_row[w] .. +15 of the
+ * sequence that begins at token seq_row[w] and has seq_len[w] tokens (0: idle), and the rows are
+ * keys and values too. */
 struct vnp_cuda_tile {
     int32_t q_row[4], seq_row[4], seq_len[4];
     int32_t is_long, n_rounds, unused[2];
@@ -73,9 +74,12 @@ struct vnp_cuda_attention_args {
     const float *slopes;                /* [H] or NULL */
     const int32_t *row_start, *row_len; /* [N] first token and tokens of a row's sequence */
     float *scratch;                     /* [N][2][H*Dh] f32, the FP32 path only */
-    int64_t n_tiles, n_rows, n_heads, head_dim, ld_qkv, ld_out;
+    int64_t n_tiles, n_short, n_whole;  /* short sequences' tiles come first, then whole ones' */
+    int64_t n_rows, n_heads, head_dim, ld_qkv, ld_out;
     enum vnp_dtype dtype;
     float scale;
+    int n_sms;
+    bool has_wgmma;
 };
 
 /* A matrix product out = epilogue(a w^T + bias). */
@@ -126,6 +130,9 @@ cudaError_t vnp_cuda_finish(const float *y, int64_t ld_y, enum vnp_cuda_gemm_epi
                             int64_t n_rows, int64_t n_cols, void *out, enum vnp_dtype dtype,
                             int64_t ld_out, cudaStream_t stream);
 cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
+cudaError_t vnp_cuda_attention_short(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
+cudaError_t vnp_cuda_attention_sm90(const struct vnp_cuda_attention_args *p, bool is_whole,
+                                    cudaStream_t stream);
 cudaError_t vnp_cuda_attention_f32(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f32(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f16_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
@@ -205,7 +212,7 @@ struct vnp_exec {
     int32_t *d_cu;                    /* [max_seqs+1] */
     struct vnp_cuda_tile *d_tiles;    /* [max_tiles] */
     int32_t *d_row_start, *d_row_len; /* [max_tokens] */
-    int64_t n_tokens, n_seqs, n_tiles, max_len, max_tiles;
+    int64_t n_tokens, n_seqs, n_tiles, n_short, n_whole, max_len, max_tiles;
     float2 *rotary; /* [max_tokens][half] of rotary_dim */
     int64_t rotary_dim;
     enum vnp_dtype rotary_freq_dtype;
@@ -234,6 +241,7 @@ vnp_status vnp_cuda_fail(cudaError_t e, const char *what);
 vnp_status vnp_cuda_device_open(const struct vnp_device_options *opt, struct vnp_device **out);
 void vnp_cuda_device_close(struct vnp_device *dev);
 int vnp_cuda_device_count(void);
+bool vnp_cuda_device_pci(int idx_device, char out[32]);
 vnp_status vnp_cuda_device_info(struct vnp_device *dev, struct vnp_device_info *out);
 enum vnp_dtype vnp_cuda_site_dtype(const struct vnp_device *dev, enum vnp_site site);
 vnp_status vnp_cuda_const_create(struct vnp_device *dev, const struct vnp_view *v, float **out);

@@ -143,6 +143,10 @@ vnp_status vnp_ledger_windows_walk(struct vnp_ledger *l, vnp_ledger_window_fn *f
 typedef vnp_status vnp_ledger_rows_fn(void *ctx, const float *rows, int64_t n_rows);
 vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn,
                                 void *ctx) VNP_WARN_UNUSED;
+/* Where the vectors lie in the data file, block by block in input order. */
+typedef vnp_status vnp_ledger_extent_fn(void *ctx, int64_t off_row, int64_t n_rows);
+vnp_status vnp_ledger_extents_walk(struct vnp_ledger *l, vnp_ledger_extent_fn *fn,
+                                   void *ctx) VNP_WARN_UNUSED;
 /* Spooled records in input order; header and seq live for the call. */
 typedef vnp_status vnp_ledger_spool_fn(void *ctx, int64_t record, const char *header,
                                        const char *seq, size_t len);
@@ -154,5 +158,30 @@ vnp_status vnp_ledger_incidents_walk(struct vnp_ledger *l, vnp_ledger_incident_f
                                      void *ctx) VNP_WARN_UNUSED;
 /* Removes the data file (after its export has its final name). */
 vnp_status vnp_ledger_data_remove(struct vnp_ledger *l) VNP_WARN_UNUSED;
+
+/* ---- cache of vectors, shared by runs and processes (cache.c) ---------------------------------
+ * Never fatal: what is wrong with the file is logged once, and from there on there are no hits. Any
+ * thread. */
+
+struct vnp_cache;
+struct vnp_cache_key {
+    int64_t space; /* of vnp_cache_space; below 0 = none */
+    const uint16_t *tokens;
+    int64_t n_tokens, n_cols;
+};
+struct vnp_cache_stats {
+    int64_t n_hits, n_misses, n_kept, n_evicted;
+    char off_reason[256]; /* "" while it is used */
+};
+/* NOMEM only. The file's size stays below max_bytes but for one group of puts. */
+vnp_status vnp_cache_open(const char *path, int64_t max_bytes,
+                          struct vnp_cache **out) VNP_WARN_UNUSED;
+void vnp_cache_close(struct vnp_cache *c); /* NULL is legal; what was not committed is lost */
+/* Vectors under one key (model, precision, device, ...) have nothing to do with those of others. */
+int64_t vnp_cache_space(struct vnp_cache *c, const char *key);
+bool vnp_cache_find(struct vnp_cache *c, const struct vnp_cache_key *key, float *out);
+void vnp_cache_put(struct vnp_cache *c, const struct vnp_cache_key *key, const float *vector);
+void vnp_cache_commit(struct vnp_cache *c);
+void vnp_cache_stats_get(struct vnp_cache *c, struct vnp_cache_stats *out);
 
 #endif

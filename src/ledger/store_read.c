@@ -205,6 +205,19 @@ vnp_status vnp_ledger_rows_walk(struct vnp_ledger *l, vnp_ledger_rows_fn *fn, vo
     return status;
 }
 
+vnp_status vnp_ledger_extents_walk(struct vnp_ledger *l, vnp_ledger_extent_fn *fn, void *ctx) {
+    sqlite3_stmt *s = NULL;
+    VNP_TRY(vnp_store_prepare(l, "SELECT off_row, n_rows FROM blocks WHERE n_rows > 0 ORDER BY idx",
+                              &s));
+    int rc;
+    vnp_status status = VNP_OK;
+    while (status == VNP_OK && (rc = sqlite3_step(s)) == SQLITE_ROW)
+        status = fn(ctx, sqlite3_column_int64(s, 0), sqlite3_column_int64(s, 1));
+    if (status == VNP_OK && rc != SQLITE_DONE) status = vnp_store_fail(l, rc, "finding vectors");
+    sqlite3_finalize(s);
+    return status;
+}
+
 vnp_status vnp_ledger_spool_walk(struct vnp_ledger *l, vnp_ledger_spool_fn *fn, void *ctx) {
     sqlite3_stmt *s;
     VNP_TRY(vnp_store_prepare(l, "SELECT record, header, seq FROM spool ORDER BY record", &s));

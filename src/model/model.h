@@ -78,13 +78,17 @@ struct vnp_train_options {
     double class_weight[2]; /* of other, virus */
     uint64_t seed;
     int n_threads; /* < 1 = all; the result does not depend on it */
+    /* Called about every hundred batches of an epoch; false ends the epoch with CANCELED: then
+     * only a state saved before it is whole. May be NULL. */
+    bool (*progress)(void *ctx, int64_t n_done, int64_t n);
+    void *progress_ctx;
 };
 void vnp_train_defaults(struct vnp_train_options *opt);
 
 /* Labelled vectors, borrowed. */
 struct vnp_train_data {
-    const float *z;        /* [n][n_in] */
-    const uint8_t *labels; /* [n], 0 other, 1 virus */
+    const float *const *rows; /* [n], each [n_in] */
+    const uint8_t *labels;    /* [n], 0 other, 1 virus */
     int64_t n, n_in;
 };
 

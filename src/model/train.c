@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = VNP_TRAIN_PANEL };
+enum { PANEL = VNP_TRAIN_PANEL, SCORE_ROWS = 8 };
 static const float BN_EPS = 1e-5f;
 static const double BN_MOMENTUM = 0.1;
 
@@ -46,6 +46,7 @@ struct vnp_trainer {
     float *z, *h, *y, *d; /* z [batch][n_in_pad]; h, y, d [n_panels][batch][32] */
     float *logits;        /* [n_panels][batch][2] */
     float *d_logits;      /* [batch][2] */
+    float *score_z;       /* [threads][SCORE_ROWS][n_in_pad] */
     int32_t *order;
     int64_t n_order;
 };
@@ -163,6 +164,12 @@ vnp_status vnp_trainer_create(const struct vnp_train_options *opt, int64_t n_in,
     t->row_major = vnp_alloc_aligned(t->n_set * sizeof(float));
     vnp_status st = t->memory && t->row_major ? vnp_pool_create(opt->n_threads, &t->pool)
                                               : vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "trainer");
+    if (st == VNP_OK) {
+        size_t n_threads = (size_t)vnp_pool_n_threads(t->pool);
+        t->score_z =
+            vnp_alloc_aligned(n_threads * SCORE_ROWS * (size_t)t->n_in_pad * sizeof(float));
+        if (!t->score_z) st = vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "trainer");
+    }
     if (st != VNP_OK) {
         vnp_trainer_destroy(t);
         return st;
@@ -188,6 +195,7 @@ void vnp_trainer_destroy(struct vnp_trainer *t) {
     vnp_pool_destroy(t->pool);
     vnp_free_aligned(t->memory);
     vnp_free_aligned(t->row_major);
+    vnp_free_aligned(t->score_z);
     free(t->order);
     free(t);
 }
@@ -348,8 +356,7 @@ static void set_step(struct vnp_trainer *t, double lr, struct vnp_train_step *s)
 static double run_step(struct round *r, const struct vnp_train_data *data, double lr) {
     struct vnp_trainer *t = r->t;
     for (int i = 0; i < r->n; i++)
-        memcpy(t->z + i * t->n_in_pad, data->z + (int64_t)r->samples[i] * t->n_in,
-               (size_t)t->n_in * sizeof(float));
+        memcpy(t->z + i * t->n_in_pad, data->rows[r->samples[i]], (size_t)t->n_in * sizeof(float));
     set_step(t, lr, &r->step);
     vnp_pool_run(t->pool, t->n_panels, forward_task, r);
     double loss = take_loss(r, data->labels);
@@ -404,7 +411,12 @@ vnp_status vnp_trainer_epoch(struct vnp_trainer *t, const struct vnp_train_data 
     VNP_TRY(draw_order(t, train->n, t->n_epochs));
     double lr = t->opt.lr * pow(t->opt.step_gamma, t->n_epochs / t->opt.step_epochs);
     struct round r = {.t = t, .key = key_of(t, FOR_DROPOUT, t->n_epochs)};
+    int64_t n_batches = 0;
     for (int64_t i = 0; i < train->n; i += t->opt.batch) {
+        if (++n_batches % 100 == 0 && t->opt.progress &&
+            !t->opt.progress(t->opt.progress_ctx, i, train->n))
+            return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted in epoch %d",
+                            t->n_epochs + 1);
         r.n = (int)VNP_MIN(t->opt.batch, train->n - i);
         if (r.n < 2) break; /* a batch of one has no variance: left out of this epoch */
         r.samples = t->order + i;
@@ -446,8 +458,6 @@ struct scoring {
     float *logits; /* [n][2] */
 };
 
-enum { SCORE_ROWS = 8 };
-
 /* BatchNorm with the running statistics, ReLU, and the unit's part of both logits. */
 static void add_unit(const struct set *w, int64_t unit, double h, double x[2]) {
     double v = (h + (double)w->v[B1][unit] - (double)w->v[MEAN][unit]) /
@@ -462,24 +472,20 @@ static void score_task(void *ctx, int64_t task, int thread) {
     const struct scoring *s = ctx;
     const struct vnp_trainer *t = s->t;
     const struct set *w = &t->best;
-    (void)thread;
-    float h[SCORE_ROWS * PANEL], h_tail[SCORE_ROWS * PANEL] = {0}, tail[SCORE_ROWS * 8] = {0};
+    float h[SCORE_ROWS * PANEL], *z = t->score_z + thread * SCORE_ROWS * t->n_in_pad;
     double x[SCORE_ROWS][2];
-    int64_t first = task * SCORE_ROWS, n_even = t->n_in / 8 * 8, n_tail = t->n_in - n_even;
+    int64_t first = task * SCORE_ROWS;
     int rows = (int)VNP_MIN(SCORE_ROWS, s->data->n - first);
-    const float *z = s->data->z + first * t->n_in;
     for (int i = 0; i < rows; i++) {
         for (int c = 0; c < 2; c++) x[i][c] = (double)w->b2[c];
-        memcpy(tail + 8 * i, z + i * t->n_in + n_even, (size_t)n_tail * sizeof *tail);
+        memcpy(z + i * t->n_in_pad, s->data->rows[first + i], (size_t)t->n_in * sizeof *z);
     }
     for (int64_t p = 0; p < t->n_panels; p++) {
         const float *panel = w->w1 + p * t->n_in_pad * PANEL;
-        t->kernels->forward(z, t->n_in, rows, n_even, panel, h);
-        if (n_tail) t->kernels->forward(tail, 8, rows, 8, panel + n_even * PANEL, h_tail);
+        t->kernels->forward(z, t->n_in_pad, rows, t->n_in_pad, panel, h);
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < PANEL; j++)
-                add_unit(w, p * PANEL + j, (double)h[i * PANEL + j] + (double)h_tail[i * PANEL + j],
-                         x[i]);
+                add_unit(w, p * PANEL + j, (double)h[i * PANEL + j], x[i]);
     }
     for (int i = 0; i < rows; i++)
         for (int c = 0; c < 2; c++) s->logits[2 * (first + i) + c] = (float)x[i][c];
@@ -572,18 +578,22 @@ vnp_status vnp_trainer_measure(struct vnp_trainer *t, const struct vnp_train_dat
     return VNP_OK;
 }
 
-/* Newton's method on the two parameters of p = 1 / (1 + exp(-(a d + b))). */
+/* Newton's method on the two parameters of p = 1 / (1 + exp(-(a d + b))), with Platt's targets: a
+ * little inside 0 and 1, so that a part without an error does not make every score certain. */
 vnp_status vnp_trainer_calibrate(struct vnp_trainer *t, const struct vnp_train_data *data,
                                  double *scale, double *shift) {
     vnp_status st;
     VNP_TRY(check_data(t, data, 2));
     struct ranked *r = rank(t, data, &st);
     if (!r) return st;
-    double a = 1, b = 0;
+    double a = 1, b = 0, n_virus = 0;
+    for (int64_t i = 0; i < data->n; i++) n_virus += r[i].label;
+    const double target[2] = {1 / ((double)data->n - n_virus + 2), (n_virus + 1) / (n_virus + 2)};
     for (int step = 0; step < 100; step++) {
         double ga = 0, gb = 0, haa = 1e-9, hab = 0, hbb = 1e-9;
         for (int64_t i = 0; i < data->n; i++) {
-            double p = 1 / (1 + exp(-(a * r[i].d + b))), e = p - r[i].label, w = p * (1 - p);
+            double p = 1 / (1 + exp(-(a * r[i].d + b))), e = p - target[r[i].label],
+                   w = p * (1 - p);
             ga += e * r[i].d;
             gb += e;
             haa += w * r[i].d * r[i].d;

@@ -112,7 +112,6 @@ struct vnp_device_info {
     int64_t budget_tokens;             /* suggested batch budget */
     int n_units;                       /* SMs or threads */
     int major, minor;                  /* compute capability, 0 otherwise */
-    char pci[32];                      /* "0000:01:00.0"; "" = none */
 };
 
 struct vnp_exec_limits {
@@ -261,6 +260,8 @@ struct vnp_backend {
      * seconds since device_open; false when that was not measured. NULL: the backend cannot tell.
      */
     bool (*exec_span)(const struct vnp_exec *ex, double *begin_s, double *end_s);
+    /* Where device idx stands, "0000:01:00.0", without opening it; NULL: not on such a bus. */
+    bool (*device_pci)(int idx_device, char out[32]);
     /* For benches. mark: point `i` (0 .. VNP_MAX_MARKS - 1) of the context's work; mark_s: after
      * exec_wait, seconds of device time between two of them. NULL: work is done when a call
      * returns, any clock tells. */

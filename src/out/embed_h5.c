@@ -27,6 +27,11 @@ struct out_h5 {
     int fd, os_errno; /* first error of the driver */
     hid_t driver, file, rows, ids, text;
     hsize_t n_cols, n_rows, n_ids;
+    /* Rows are handed to libhdf5 in batches of one chunk, however they arrive: the same rows are
+     * the same bytes. */
+    hsize_t n_batch, n_held;
+    float *held;       /* [n_batch][n_cols] */
+    char **held_ids;   /* [n_batch], NULL where none */
     vnp_status status; /* first failure */
     struct vnp_error error;
 };
@@ -204,6 +209,13 @@ static int close_all(struct out_h5 *w) {
     return -bad;
 }
 
+static void free_writer(struct out_h5 *w) {
+    for (hsize_t i = 0; w->held_ids && i < w->n_batch; i++) free(w->held_ids[i]);
+    free(w->held_ids);
+    free(w->held);
+    free(w);
+}
+
 void vnp_out_h5_abort(struct out_h5 *w) {
     if (!w) return;
     struct quiet q = quiet_begin();
@@ -213,7 +225,7 @@ void vnp_out_h5_abort(struct out_h5 *w) {
     if (w->fd >= 0) (void)close(w->fd);
     vnp_out_target_remove_temp(&w->target);
     vnp_out_target_fini(&w->target);
-    free(w);
+    free_writer(w);
 }
 
 vnp_status vnp_out_h5_open(const char *path, int64_t n_cols, struct out_h5 **out) {
@@ -223,18 +235,21 @@ vnp_status vnp_out_h5_open(const char *path, int64_t n_cols, struct out_h5 **out
     w->fd = -1;
     w->driver = w->file = w->rows = w->ids = w->text = -1;
     w->n_cols = (hsize_t)n_cols;
-    vnp_status s = vnp_out_target_init(&w->target, path);
+    w->n_batch = VNP_MAX(CHUNK_BYTES / (w->n_cols * sizeof(float)), 1);
+    w->held = malloc((size_t)(w->n_batch * w->n_cols) * sizeof *w->held);
+    w->held_ids = calloc((size_t)w->n_batch, sizeof(char *));
+    vnp_status s = w->held && w->held_ids
+                       ? vnp_out_target_init(&w->target, path)
+                       : vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for an output file");
     if (s != VNP_OK) {
-        free(w);
+        free_writer(w);
         return s;
     }
     struct quiet q = quiet_begin();
     int e = vnp_out_open_temp(&w->target, O_RDWR, &w->fd);
     if (!e) w->file = create_file(w);
     if (w->file >= 0) {
-        hsize_t row_bytes = w->n_cols * sizeof(float);
-        w->rows = make_dataset(w->file, "embeddings", H5T_IEEE_F32LE, 2, w->n_cols,
-                               VNP_MAX(CHUNK_BYTES / row_bytes, 1));
+        w->rows = make_dataset(w->file, "embeddings", H5T_IEEE_F32LE, 2, w->n_cols, w->n_batch);
         w->text = make_string_type();
     }
     if (e || w->os_errno || w->rows < 0 || w->text < 0) s = fail_h5(w, "open", e);
@@ -261,12 +276,30 @@ static int append_to(hid_t set, hid_t type, int n_dims, hsize_t n_cols, hsize_t 
     return ok ? 0 : -1;
 }
 
-static int append_ids(struct out_h5 *w, const char *const *ids, hsize_t n) {
+static int append_ids(struct out_h5 *w, char *const *ids, hsize_t n) {
     if (w->ids < 0) w->ids = make_dataset(w->file, "ids", w->text, 1, 1, 4096);
     if (w->ids < 0) return -1;
     if (append_to(w->ids, w->text, 1, 1, w->n_ids, n, ids) < 0) return -1;
     w->n_ids += n;
     return 0;
+}
+
+static vnp_status write_held(struct out_h5 *w) {
+    hsize_t n = w->n_held;
+    vnp_status s = VNP_OK;
+    if (n == 0) return VNP_OK;
+    struct quiet q = quiet_begin();
+    if (append_to(w->rows, H5T_NATIVE_FLOAT, 2, w->n_cols, w->n_rows, n, w->held) ||
+        (w->held_ids[0] && append_ids(w, w->held_ids, n)) || w->os_errno)
+        s = fail_h5(w, "write", 0);
+    quiet_end(q);
+    w->n_rows += n;
+    w->n_held = 0;
+    for (hsize_t i = 0; i < n; i++) {
+        free(w->held_ids[i]);
+        w->held_ids[i] = NULL;
+    }
+    return s;
 }
 
 vnp_status vnp_out_h5_append(struct out_h5 *w, const char *const *ids, const float *rows,
@@ -275,18 +308,17 @@ vnp_status vnp_out_h5_append(struct out_h5 *w, const char *const *ids, const flo
         vnp_error_set(&w->error);
         return w->status;
     }
-    if (n_rows == 0) return VNP_OK;
-    if (w->n_rows > 0 && (ids != NULL) != (w->n_ids > 0))
+    bool had_ids = w->n_ids > 0 || w->held_ids[0];
+    if (n_rows > 0 && w->n_rows + w->n_held > 0 && (ids != NULL) != had_ids)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "ids for all rows or for none");
-    struct quiet q = quiet_begin();
-    vnp_status s = VNP_OK;
-    if (append_to(w->rows, H5T_NATIVE_FLOAT, 2, w->n_cols, w->n_rows, (hsize_t)n_rows, rows) ||
-        (ids && append_ids(w, ids, (hsize_t)n_rows)) || w->os_errno)
-        s = fail_h5(w, "write", 0);
-    else
-        w->n_rows += (hsize_t)n_rows;
-    quiet_end(q);
-    return s;
+    for (int64_t i = 0; i < n_rows; i++) {
+        memcpy(w->held + w->n_held * w->n_cols, rows + i * (int64_t)w->n_cols,
+               (size_t)w->n_cols * sizeof *rows);
+        if (ids && !(w->held_ids[w->n_held] = strdup(ids[i])))
+            return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for an output file");
+        if (++w->n_held == w->n_batch) VNP_TRY(write_held(w));
+    }
+    return VNP_OK;
 }
 
 /* Everything out of libhdf5, then to the disk. */
@@ -304,6 +336,7 @@ static vnp_status finish_temp(struct out_h5 *w) {
 
 vnp_status vnp_out_h5_commit(struct out_h5 *w) {
     vnp_status s = w->status;
+    if (s == VNP_OK) s = write_held(w);
     if (s == VNP_OK) s = finish_temp(w);
     if (s != VNP_OK) {
         struct vnp_error first = w->error;
@@ -313,6 +346,6 @@ vnp_status vnp_out_h5_commit(struct out_h5 *w) {
     }
     s = vnp_out_target_publish(&w->target);
     vnp_out_target_fini(&w->target);
-    free(w);
+    free_writer(w);
     return s;
 }

@@ -57,6 +57,16 @@ vnp_status vnp_embed_writer_commit(struct vnp_embed_writer *w) VNP_WARN_UNUSED;
 void vnp_embed_writer_abort(struct vnp_embed_writer *w);
 bool vnp_embed_suffix_is_known(const char *path);
 
+/* A file that the writer above has made, read in order (merge of shards). Errors are MISMATCH with
+ * origin OUTPUT and name the file. */
+struct vnp_embed_reader;
+vnp_status vnp_embed_reader_open(const char *path, struct vnp_embed_reader **out) VNP_WARN_UNUSED;
+void vnp_embed_reader_close(struct vnp_embed_reader *r);         /* NULL is legal */
+int64_t vnp_embed_reader_cols(const struct vnp_embed_reader *r); /* 0: a text without rows */
+vnp_status vnp_embed_reader_read(struct vnp_embed_reader *r, float *rows,
+                                 int64_t n_rows) VNP_WARN_UNUSED;
+vnp_status vnp_embed_reader_end(struct vnp_embed_reader *r) VNP_WARN_UNUSED; /* nothing is left */
+
 /* ---- tables of predict (design: cli.md, upstream A.9) --------------------------------------- */
 
 /* prediction_results.txt */

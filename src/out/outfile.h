@@ -38,5 +38,11 @@ vnp_status vnp_out_h5_append(struct out_h5 *w, const char *const *ids, const flo
                              int64_t n_rows) VNP_WARN_UNUSED;
 vnp_status vnp_out_h5_commit(struct out_h5 *w) VNP_WARN_UNUSED;
 void vnp_out_h5_abort(struct out_h5 *w);
+struct out_h5_reader;
+vnp_status vnp_out_h5_reader_open(const char *path, struct out_h5_reader **out, int64_t *n_rows,
+                                  int64_t *n_cols) VNP_WARN_UNUSED;
+void vnp_out_h5_reader_close(struct out_h5_reader *r);
+vnp_status vnp_out_h5_reader_read(struct out_h5_reader *r, float *rows,
+                                  int64_t n_rows) VNP_WARN_UNUSED;
 
 #endif

@@ -69,7 +69,7 @@ static vnp_status embed(struct run_setup *s, struct vnp_run_counts *counts) {
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
     VNP_TRY(compute(s));
     if (!was_complete) {
-        VNP_TRY(vnp_run_export_embed(&s->e, counts));
+        VNP_TRY(vnp_run_export_embed(&s->e, NULL, counts));
         VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
         return vnp_ledger_data_remove(s->e.ledger);
     }

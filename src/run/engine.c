@@ -100,7 +100,7 @@ void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const f
     it->next_waiter = waiters;
     while (it) {
         struct run_item *next = it->next_waiter; /* the block may be used anew once released */
-        for (int64_t r = 0; vec && r < it->n_rows; r++)
+        for (int64_t r = 0; vec && vec != it->out && r < it->n_rows; r++)
             memcpy(it->out + r * e->n_row_cols, vec + r * n_cols, (size_t)n_cols * sizeof(float));
         if (!vec) vnp_run_block_frame_fail(it->block, it->frame, reason);
         vnp_run_engine_block_release(e, it->block);

@@ -71,6 +71,7 @@ struct run_item {
     int32_t dedup; /* entry that waits for this item, or -1 */
     uint8_t enc;
     uint8_t n_faults;             /* workers it has taken along */
+    bool is_for_cache;            /* not found there: kept when it is known */
     struct run_item *next_waiter; /* the same sequence, already on its way */
 };
 struct run_record {
@@ -170,7 +171,7 @@ struct run_device {
     double span_s, span_busy_s;       /* first pack's begin to last one's end; of it, working */
     double span_end_s;                /* of the worker that is open, on its device's clock */
     double t_first_s;                 /* first vectors, since the engine's start */
-    char pci[32];                     /* "" = none */
+    struct vnp_run_gpu_stats gpu;
     bool is_dropped;
     int64_t budget_tokens; /* of a pack; falls when memory runs out, recovers slowly */
     pthread_t thread;
@@ -221,6 +222,7 @@ struct run_engine {
     int64_t n_row_cols;        /* of a row */
     const struct vnp_bpe *bpe; /* DNA */
     bool is_rows_kept;         /* vectors go to the ledger's data file */
+    bool is_strict;            /* windows with an ambiguous letter have no frames (training) */
     bool is_spooled;           /* records of inputs that cannot be read twice */
     vnp_status (*classify)(void *ctx, const float *z, int64_t n, float *scores); /* NULL: embed */
     void *classify_ctx;
@@ -245,6 +247,9 @@ struct run_engine {
     int64_t n_row_bytes, n_kept_bytes; /* rows in flight; kept by all blocks; under lock */
     bool is_feed_done;
     int n_prep_running;
+    struct vnp_cache *cache; /* NULL: none */
+    int64_t cache_space[N_ENC];
+    struct vnp_cache_stats cache_stats; /* when it has been closed */
     struct vnp_packer *packers[N_ENC];
     struct run_dedup *dedup[N_ENC];
     struct run_dispatch dispatch;
@@ -343,15 +348,32 @@ vnp_status vnp_run_setup_compute(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_setup_fini(struct run_setup *s);
 
 vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
+/* vectors.c: the joined vectors of every open frame of opt->inputs, in opt->out/run.vectors with
+ * opt->out/run.db, both kept; s->e.ledger is open and COMPUTED when this returns OK. */
+vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
 void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
 
+/* reuse.c: the cache of vectors between runs */
+vnp_status vnp_run_cache_open(struct run_setup *s) VNP_WARN_UNUSED; /* nothing without --cache */
+void vnp_run_cache_close(struct run_setup *s);
+/* True when the item's vector was there; it->out is filled. */
+bool vnp_run_cache_find(struct run_engine *e, struct run_item *it);
+/* Leaves there what the block's items had to be computed for. */
+void vnp_run_cache_keep(struct run_engine *e, const struct run_block *b);
+
 /* export.c, summary.c */
-/* Where virus.fna gets its text from instead of the input: a record at a time, in input order. */
-typedef vnp_status run_text_fn(void *ctx, const struct vnp_ledger_record *r,
-                               struct vnp_seq_record *out);
-vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+/* Where exports get texts and vectors from instead of the input and the ledger's data file: the
+ * shards of a merge. NULL where a run exports what it has itself. */
+struct run_source {
+    void *ctx;
+    /* the next record called virus */
+    vnp_status (*text)(void *ctx, const struct vnp_ledger_record *r, struct vnp_seq_record *out);
+    /* all vectors in input order, in pieces of any size */
+    vnp_status (*rows)(void *ctx, vnp_ledger_rows_fn *fn, void *fn_ctx);
+};
+vnp_status vnp_run_export_predict(struct run_engine *e, const struct run_source *source,
                                   struct vnp_run_counts *counts) VNP_WARN_UNUSED;
-vnp_status vnp_run_export_embed(struct run_engine *e,
+vnp_status vnp_run_export_embed(struct run_engine *e, const struct run_source *source,
                                 struct vnp_run_counts *counts) VNP_WARN_UNUSED;
 /* Counts of the calls alone, without writing. */
 vnp_status vnp_run_export_tally(struct run_engine *e,

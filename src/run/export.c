@@ -14,8 +14,7 @@ struct export {
     struct vnp_run_counts *counts;
     struct vnp_ledger_cursor *cursor;
     struct vnp_outfile *frames, *contigs, *virus; /* NULL: not written */
-    run_text_fn *text;                            /* instead of the input */
-    void *text_ctx;
+    const struct run_source *source;              /* NULL: input and data file */
     struct run_buffer id;
 };
 
@@ -167,23 +166,23 @@ static vnp_status walk_records(struct export *x) {
     struct vnp_seq_reader *reader = NULL;
     struct vnp_ledger_record r;
     bool has = true;
-    if (x->virus && !x->text && !x->e->is_spooled) {
+    if (x->virus && !x->source && !x->e->is_spooled) {
         VNP_TRY(vnp_seq_reader_open(opt->inputs, opt->n_inputs, &reader_opt, &reader));
         vnp_status status = reread(x, reader);
         vnp_seq_reader_close(reader);
         VNP_TRY(status);
-    } else if (x->virus && !x->text) {
+    } else if (x->virus && !x->source) {
         VNP_TRY(vnp_ledger_spool_walk(x->e->ledger, spooled, x));
     }
     while (has) { /* without the input's text; after a walk beside it nothing is left */
         bool is_virus = false;
         VNP_TRY(vnp_ledger_cursor_record(x->cursor, &r, &has));
         if (!has) break;
-        if (x->virus && !x->text) return changed(&r);
+        if (x->virus && !x->source) return changed(&r);
         VNP_TRY(export_record(x, &r, &is_virus));
         if (!is_virus || !x->virus) continue;
         struct vnp_seq_record text;
-        VNP_TRY(x->text(x->text_ctx, &r, &text));
+        VNP_TRY(x->source->text(x->source->ctx, &r, &text));
         VNP_TRY(vnp_out_fasta(x->virus, text.header, text.seq, text.len, 60));
     }
     return VNP_OK;
@@ -327,7 +326,9 @@ static vnp_status export_rows(struct export *x, const char *path, const char *pa
         status = vnp_outfile_printf(w.ids_file, "n\tid\tlength\tstatus%s\n",
                                     w.is_unpooled ? "\trow\tn_rows" : "");
     if (status == VNP_OK) status = vnp_embed_writer_open(path, x->e->n_row_cols, &w.writer);
-    if (status == VNP_OK) status = vnp_ledger_rows_walk(x->e->ledger, take_rows, &w);
+    if (status == VNP_OK)
+        status = x->source ? x->source->rows(x->source->ctx, take_rows, &w)
+                           : vnp_ledger_rows_walk(x->e->ledger, take_rows, &w);
     if (status == VNP_OK) status = commit_file(&w.ids_file);
     if (status == VNP_OK) {
         status = vnp_embed_writer_commit(w.writer);
@@ -343,9 +344,9 @@ static vnp_status export_rows(struct export *x, const char *path, const char *pa
     return status;
 }
 
-vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void *text_ctx,
+vnp_status vnp_run_export_predict(struct run_engine *e, const struct run_source *source,
                                   struct vnp_run_counts *counts) {
-    struct export x = {.e = e, .counts = counts, .text = text, .text_ctx = text_ctx};
+    struct export x = {.e = e, .counts = counts, .source = source};
     char path[4096], path_ids[4096];
     vnp_status status = vnp_ledger_cursor_open(e->ledger, &x.cursor);
     if (status == VNP_OK) status = export_tables(&x);
@@ -363,8 +364,9 @@ vnp_status vnp_run_export_predict(struct run_engine *e, run_text_fn *text, void 
     return status == VNP_OK ? count_rest(e, counts) : status;
 }
 
-vnp_status vnp_run_export_embed(struct run_engine *e, struct vnp_run_counts *counts) {
-    struct export x = {.e = e, .counts = counts};
+vnp_status vnp_run_export_embed(struct run_engine *e, const struct run_source *source,
+                                struct vnp_run_counts *counts) {
+    struct export x = {.e = e, .counts = counts, .source = source};
     char path_ids[4096];
     snprintf(path_ids, sizeof path_ids, "%s.ids.tsv", e->opt->out);
     VNP_TRY(export_rows(&x, e->opt->out, path_ids));

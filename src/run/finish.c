@@ -72,6 +72,7 @@ static vnp_status fill_frames(struct finish *f, const struct run_block *b, int64
 
 static vnp_status put_block(struct finish *f, struct run_block *b) {
     int64_t n_failed;
+    vnp_run_cache_keep(f->e, b);
     VNP_TRY(classify(f, b));
     VNP_TRY(fill_records(f, b));
     VNP_TRY(fill_frames(f, b, &n_failed));

@@ -5,92 +5,129 @@
 #include "run/engine.h"
 #include "out/out.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const keys[] = {
+/* What shards of one run share, and what two runs must share to be the same; the input comes last:
+ * it is known at the end. */
+static const char *const predict_keys[] = {
     "command",    "window",    "saved embeddings", "ESM-2 model",   "DNABERT-S model",
     "classifier", "precision", "backend",          "block windows", "input"};
-enum { N_KEYS = VNP_COUNT(keys), MAX_SHARDS = 4096 };
+static const char *const embed_keys[] = {"command",   "pooling", "layer",         "model",
+                                         "precision", "backend", "block windows", "input"};
+enum { MAX_KEYS = VNP_COUNT(predict_keys), MAX_SHARDS = 4096 };
 
 struct shard {
-    const char *dir;
+    const char *name;             /* folder of predict, file of embed */
     struct vnp_seq_reader *virus; /* its virus.fna */
     const char *virus_path;
     char path[4096];
-    FILE *vectors;
+    struct vnp_embed_reader *vectors;
 };
 
 struct merge {
     const struct vnp_run_merge_options *opt;
     struct vnp_run_options run;
     struct run_setup s;
-    char values[N_KEYS][160]; /* of the first shard */
-    struct shard *shards;     /* by shard number */
+    bool is_embed;
+    const char *const *keys;
+    int n_keys;
+    char values[MAX_KEYS][160]; /* of the first shard */
+    struct shard *shards;       /* by shard number */
     int n_shards;
-    struct run_buffer row;
+    struct run_buffer rows;
 };
 
-static vnp_status misfit(const char *dir, const char *hint, const char *text) {
+static vnp_status misfit(const char *name, const char *hint, const char *text) {
     vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT, "%s", text);
-    vnp_error_at(dir, -1, -1, NULL);
+    vnp_error_at(name, -1, -1, NULL);
     vnp_error_hint("%s", hint);
     return VNP_MISMATCH;
 }
 
-static vnp_status take_facts(struct merge *m, const char *dir, struct vnp_ledger *l,
+/* Folders are shards of predict, files of embed; the first one decides. */
+static void choose_kind(struct merge *m) {
+    struct stat st;
+    m->is_embed = !(stat(m->opt->dirs[0], &st) == 0 && S_ISDIR(st.st_mode));
+    m->keys = m->is_embed ? embed_keys : predict_keys;
+    m->n_keys = m->is_embed ? (int)VNP_COUNT(embed_keys) : (int)VNP_COUNT(predict_keys);
+}
+
+static const char *value_of(const struct merge *m, const char *key) {
+    for (int i = 0; i < m->n_keys; i++)
+        if (strcmp(m->keys[i], key) == 0) return m->values[i];
+    return "";
+}
+
+static void db_path(const struct merge *m, const char *name, char *path, size_t n) {
+    snprintf(path, n, m->is_embed ? "%s.run.db" : "%s/run.db", name);
+}
+
+static vnp_status compare_facts(struct merge *m, const char *name, struct vnp_ledger *l,
+                                bool is_first) {
+    char value[160], text[600];
+    for (int i = 0; i < m->n_keys; i++) {
+        VNP_TRY(vnp_ledger_meta_get(l, m->keys[i], value, sizeof value));
+        if (is_first) snprintf(m->values[i], sizeof m->values[i], "%s", value);
+        if (strcmp(value, m->values[i]) == 0) continue;
+        snprintf(text, sizeof text, "this shard has another %s than %.200s: '%s', not '%s'",
+                 m->keys[i], m->opt->dirs[0], value, m->values[i]);
+        return misfit(name, "merge shards of one run only", text);
+    }
+    return VNP_OK;
+}
+
+static vnp_status take_facts(struct merge *m, const char *name, struct vnp_ledger *l,
                              bool is_first) {
-    char shard[64], text[512];
+    char shard[64], text[256], command[160];
     int idx, n;
-    if (vnp_ledger_state_get(l) == VNP_LEDGER_RUNNING)
-        return misfit(dir, "repeat its command, then merge", "this shard is not finished");
+    VNP_TRY(vnp_ledger_meta_get(l, "command", command, sizeof command));
+    if (strcmp(command, m->is_embed ? "embed" : "predict") != 0)
+        return misfit(name, "merge folders of predict, or files of embed",
+                      "this is a run of another command");
+    if (vnp_ledger_state_get(l) != VNP_LEDGER_COMPLETE)
+        return misfit(name, "repeat its command, then merge", "this shard is not finished");
     VNP_TRY(vnp_ledger_meta_get(l, "shard", shard, sizeof shard));
     if (sscanf(shard, "%d/%d", &idx, &n) != 2 || idx < 0 || idx >= n || n > MAX_SHARDS)
-        return misfit(dir, "--force computes it again", "this shard does not know its number");
+        return misfit(name, "--force computes it again", "this shard does not know its number");
     if (is_first) {
         m->n_shards = n;
         m->shards = calloc((size_t)n, sizeof *m->shards);
         if (!m->shards) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "shards");
     }
-    for (int i = 0; i < N_KEYS; i++) {
-        char value[160];
-        VNP_TRY(vnp_ledger_meta_get(l, keys[i], value, sizeof value));
-        if (is_first) snprintf(m->values[i], sizeof m->values[i], "%s", value);
-        if (strcmp(value, m->values[i]) == 0) continue;
-        snprintf(text, sizeof text, "this shard has another %s than %s: '%s', not '%s'", keys[i],
-                 m->opt->dirs[0], value, m->values[i]);
-        return misfit(dir, "merge shards of one run only", text);
-    }
+    VNP_TRY(compare_facts(m, name, l, is_first));
     snprintf(text, sizeof text, "shard %s: the others are of %d", shard, m->n_shards);
-    if (n != m->n_shards) return misfit(dir, "merge shards of one run only", text);
+    if (n != m->n_shards) return misfit(name, "merge shards of one run only", text);
     snprintf(text, sizeof text, "shard %d is given twice", idx);
-    if (m->shards[idx].dir) return misfit(dir, "name every shard once", text);
-    m->shards[idx].dir = dir;
+    if (m->shards[idx].name) return misfit(name, "name every shard once", text);
+    m->shards[idx].name = name;
     return VNP_OK;
 }
 
 static vnp_status open_shards(struct merge *m) {
     for (size_t i = 0; i < m->opt->n_dirs; i++) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/run.db", m->opt->dirs[i]);
+        char path[4200];
+        const char *name = m->opt->dirs[i];
+        db_path(m, name, path, sizeof path);
         struct vnp_ledger_options opt = {.path = path, .is_read_only = true};
         struct vnp_ledger *l;
         struct stat st;
         if (stat(path, &st) != 0)
-            return misfit(m->opt->dirs[i], "name the output folders of the shards",
-                          "no run is in this folder");
+            return misfit(name,
+                          m->is_embed ? "name the output files of embed, with FILE.run.db beside"
+                                      : "name the output folders of the shards",
+                          m->is_embed ? "no run is with this file" : "no run is in this folder");
         VNP_TRY(vnp_ledger_open(&opt, &l));
-        vnp_status status = take_facts(m, m->opt->dirs[i], l, i == 0);
+        vnp_status status = take_facts(m, name, l, i == 0);
         vnp_ledger_close(l);
         VNP_TRY(status);
     }
     char missing[256] = "";
     for (int i = 0; i < m->n_shards; i++) {
         size_t n = strlen(missing);
-        if (!m->shards[i].dir && n + 16 < sizeof missing)
+        if (!m->shards[i].name && n + 16 < sizeof missing)
             snprintf(missing + n, sizeof missing - n, " %d", i);
     }
     if (!missing[0]) return VNP_OK;
@@ -100,12 +137,29 @@ static vnp_status open_shards(struct merge *m) {
     return VNP_MISMATCH;
 }
 
+/* The result's chief file is where it was put. */
+static bool is_whole(const struct merge *m) {
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, m->is_embed ? "%s" : "%s/contigs.tsv", m->opt->out);
+    return stat(path, &st) == 0;
+}
+
+/* Results without a run database are somebody else's. */
+static vnp_status check_output(const struct merge *m) {
+    struct stat st;
+    if (m->opt->is_forced || stat(m->s.path_db, &st) == 0 || !is_whole(m)) return VNP_OK;
+    return misfit(m->opt->out, "name another output, or --force to replace it",
+                  "the output exists and no run database is with it");
+}
+
 /* The merged run's own facts: those of the shards, but the whole input. */
 static vnp_status open_ledger(struct merge *m) {
     struct run_setup *s = &m->s;
-    for (int i = 0; i + 1 < N_KEYS; i++) vnp_run_setup_fact(s, keys[i], "%s", m->values[i]);
+    for (int i = 0; i + 1 < m->n_keys; i++) vnp_run_setup_fact(s, m->keys[i], "%s", m->values[i]);
     vnp_run_setup_fact(s, "shard", "0/1");
-    snprintf(s->path_db, sizeof s->path_db, "%s/run.db", m->opt->out);
+    db_path(m, m->opt->out, s->path_db, sizeof s->path_db);
+    VNP_TRY(check_output(m));
     struct vnp_ledger_options opt = {.path = s->path_db,
                                      .facts = s->facts,
                                      .n_facts = s->n_facts,
@@ -114,9 +168,9 @@ static vnp_status open_ledger(struct merge *m) {
     if (vnp_ledger_state_get(s->e.ledger) != VNP_LEDGER_RUNNING) {
         char input[160];
         VNP_TRY(vnp_ledger_meta_get(s->e.ledger, "input", input, sizeof input));
-        if (strcmp(input, m->values[N_KEYS - 1]) != 0)
+        if (strcmp(input, value_of(m, "input")) != 0)
             return misfit(m->opt->out, "name another output, or --force",
-                          "the folder holds a run over another input");
+                          "it holds a run over another input");
         return VNP_OK;
     }
     if (vnp_ledger_is_resumed(s->e.ledger)) { /* a merge that was cut off: from the start */
@@ -126,11 +180,11 @@ static vnp_status open_ledger(struct merge *m) {
         VNP_TRY(vnp_ledger_open(&opt, &s->e.ledger));
     }
     for (int i = 0; i < m->n_shards; i++) {
-        char path[4096];
-        snprintf(path, sizeof path, "%s/run.db", m->shards[i].dir);
+        char path[4200];
+        db_path(m, m->shards[i].name, path, sizeof path);
         VNP_TRY(vnp_ledger_absorb(s->e.ledger, path));
     }
-    VNP_TRY(vnp_ledger_meta_set(s->e.ledger, "input", m->values[N_KEYS - 1]));
+    VNP_TRY(vnp_ledger_meta_set(s->e.ledger, "input", value_of(m, "input")));
     return vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPUTED);
 }
 
@@ -142,7 +196,7 @@ static vnp_status shard_text(void *ctx, const struct vnp_ledger_record *r,
     struct vnp_seq_reader_options opt = {0};
     bool has = false;
     if (!sh->virus) {
-        snprintf(sh->path, sizeof sh->path, "%s/virus.fna", sh->dir);
+        snprintf(sh->path, sizeof sh->path, "%s/virus.fna", sh->name);
         sh->virus_path = sh->path;
         VNP_TRY(vnp_seq_reader_open(&sh->virus_path, 1, &opt, &sh->virus));
     }
@@ -152,107 +206,104 @@ static vnp_status shard_text(void *ctx, const struct vnp_ledger_record *r,
                   "this file does not belong to its run database");
 }
 
-/* Skips the .npy header of our own making. */
-static vnp_status open_vectors(struct merge *m, struct shard *sh) {
-    char path[4096];
-    unsigned char head[12];
-    snprintf(path, sizeof path, "%s/embeddings.npy", sh->dir);
-    sh->vectors = fopen(path, "rb");
-    bool is_ok =
-        sh->vectors && fread(head, 1, 10, sh->vectors) == 10 && memcmp(head, "\x93NUMPY", 6) == 0;
-    long n = is_ok ? 10 + (head[8] | head[9] << 8) : 0;
-    if (is_ok && head[6] > 1)
-        is_ok = fread(head + 10, 1, 2, sh->vectors) == 2 &&
-                (n = 12 + (head[8] | head[9] << 8 | head[10] << 16)) > 0;
-    if (is_ok && fseek(sh->vectors, n, SEEK_SET) == 0) return VNP_OK;
-    (void)m;
-    return misfit(path, "repeat the shard's command to write it again",
-                  "the shard's vectors cannot be read");
+/* Opens every shard's vectors; the columns are theirs, all alike. */
+static vnp_status open_vectors(struct merge *m) {
+    int64_t n_cols = 0;
+    for (int i = 0; i < m->n_shards; i++) {
+        struct shard *sh = &m->shards[i];
+        snprintf(sh->path, sizeof sh->path, m->is_embed ? "%s" : "%s/embeddings.npy", sh->name);
+        if (!vnp_embed_suffix_is_known(sh->path))
+            return misfit(sh->path, "name the output files of embed", "not a file of vectors");
+        VNP_TRY(vnp_embed_reader_open(sh->path, &sh->vectors));
+        int64_t n = vnp_embed_reader_cols(sh->vectors);
+        if (n > 0 && n_cols > 0 && n != n_cols)
+            return misfit(sh->path, "repeat the shard's command with --force to write it again",
+                          "these vectors have another number of columns than the others");
+        n_cols = VNP_MAX(n_cols, n);
+    }
+    m->s.e.n_row_cols = VNP_MAX(1, n_cols);
+    return VNP_OK;
 }
 
-static vnp_status merge_rows(struct merge *m, struct vnp_ledger_cursor *c, struct vnp_outfile *ids,
-                             struct vnp_embed_writer *w) {
-    size_t n_bytes = (size_t)m->s.e.n_row_cols * sizeof(float);
-    struct vnp_ledger_record r;
-    struct vnp_ledger_frame f;
-    bool has;
-    for (int64_t n = 0;;) {
+static vnp_status rows_of_record(struct merge *m, struct vnp_ledger_cursor *c,
+                                 const struct vnp_ledger_record *r, int64_t *n) {
+    bool has = !m->is_embed;
+    for (*n = m->is_embed ? r->n_rows : 0; has; *n += has) {
+        struct vnp_ledger_frame f;
+        VNP_TRY(vnp_ledger_cursor_frame(c, &f, &has));
+    }
+    return VNP_OK;
+}
+
+static vnp_status walk_rows(struct merge *m, struct vnp_ledger_cursor *c, vnp_ledger_rows_fn *fn,
+                            void *fn_ctx) {
+    enum { BATCH_ROWS = 256 };
+    size_t row_bytes = (size_t)m->s.e.n_row_cols * sizeof(float);
+    VNP_TRY(vnp_run_buffer_reserve(&m->rows, BATCH_ROWS * row_bytes));
+    for (;;) {
+        struct vnp_ledger_record r;
+        bool has;
+        int64_t left;
         VNP_TRY(vnp_ledger_cursor_record(c, &r, &has));
-        if (!has) return VNP_OK;
-        struct shard *sh = &m->shards[r.idx % m->n_shards];
-        for (;; n++) {
-            VNP_TRY(vnp_ledger_cursor_frame(c, &f, &has));
-            if (!has) break;
-            if (!sh->vectors) VNP_TRY(open_vectors(m, sh));
-            if (fread(m->row.data, 1, n_bytes, sh->vectors) != n_bytes)
-                return misfit(sh->dir, "repeat the shard's command to write them again",
-                              "the shard's vectors end too early");
-            VNP_TRY(vnp_outfile_printf(ids, "%lld\t%s_chunk_%lld%s\t%lld\t%s\n", (long long)n, r.id,
-                                       (long long)f.window + 1, vnp_frame_names[f.frame],
-                                       (long long)r.length, f.reason ? "failed" : "ok"));
-            VNP_TRY(vnp_embed_writer_append(w, NULL, m->row.data, 1));
+        if (!has) break;
+        struct vnp_embed_reader *from = m->shards[r.idx % m->n_shards].vectors;
+        VNP_TRY(rows_of_record(m, c, &r, &left));
+        while (left > 0) {
+            int64_t n = VNP_MIN(left, BATCH_ROWS);
+            VNP_TRY(vnp_embed_reader_read(from, m->rows.data, n));
+            VNP_TRY(fn(fn_ctx, m->rows.data, n));
+            left -= n;
         }
     }
+    for (int i = 0; i < m->n_shards; i++) VNP_TRY(vnp_embed_reader_end(m->shards[i].vectors));
+    return VNP_OK;
 }
 
-/* Columns of the shards' vectors: what the classifier takes; told by the files' size. */
-static vnp_status find_cols(struct merge *m, int64_t n_frames) {
-    int64_t n_bytes = 0;
-    for (int i = 0; i < m->n_shards; i++) {
-        struct stat st;
-        VNP_TRY(open_vectors(m, &m->shards[i]));
-        if (fstat(fileno(m->shards[i].vectors), &st) != 0)
-            return misfit(m->shards[i].dir, "look at the folder", "cannot stat the vectors");
-        n_bytes += (int64_t)st.st_size - (int64_t)ftell(m->shards[i].vectors);
-    }
-    m->s.e.n_row_cols = n_frames > 0 ? n_bytes / (n_frames * (int64_t)sizeof(float)) : 1;
-    if (n_frames > 0 && m->s.e.n_row_cols * n_frames * (int64_t)sizeof(float) != n_bytes)
-        return misfit(m->opt->dirs[0], "repeat the shards' commands to write them again",
-                      "the shards' vectors do not belong to their run databases");
-    return vnp_run_buffer_reserve(&m->row, (size_t)m->s.e.n_row_cols * sizeof(float));
-}
-
-static vnp_status export_vectors(struct merge *m, int64_t n_frames) {
-    char path[4096], path_ids[4096];
-    struct vnp_outfile *ids = NULL;
-    struct vnp_embed_writer *w = NULL;
-    struct vnp_ledger_cursor *c = NULL;
-    snprintf(path, sizeof path, "%s/embeddings.npy", m->opt->out);
-    snprintf(path_ids, sizeof path_ids, "%s/embeddings.npy.ids.tsv", m->opt->out);
-    VNP_TRY(find_cols(m, n_frames));
-    vnp_status status = vnp_ledger_cursor_open(m->s.e.ledger, &c);
-    if (status == VNP_OK) status = vnp_outfile_open(path_ids, &ids);
-    if (status == VNP_OK) status = vnp_outfile_printf(ids, "n\tid\tlength\tstatus\n");
-    if (status == VNP_OK) status = vnp_embed_writer_open(path, m->s.e.n_row_cols, &w);
-    if (status == VNP_OK) status = merge_rows(m, c, ids, w);
-    if (status == VNP_OK) {
-        status = vnp_outfile_commit(ids);
-        ids = NULL;
-    }
-    if (status == VNP_OK) {
-        status = vnp_embed_writer_commit(w);
-        w = NULL;
-    }
-    vnp_outfile_abort(ids);
-    if (w) vnp_embed_writer_abort(w);
+static vnp_status shard_rows(void *ctx, vnp_ledger_rows_fn *fn, void *fn_ctx) {
+    struct merge *m = ctx;
+    struct vnp_ledger_cursor *c;
+    VNP_TRY(vnp_ledger_cursor_open(m->s.e.ledger, &c));
+    vnp_status status = walk_rows(m, c, fn, fn_ctx);
     vnp_ledger_cursor_close(c);
     return status;
 }
 
+static vnp_status export_all(struct merge *m, struct vnp_run_counts *counts) {
+    struct run_source source = {.ctx = m, .text = shard_text, .rows = shard_rows};
+    struct run_engine *e = &m->s.e;
+    char summary[4200];
+    e->is_rows_kept = m->is_embed || strcmp(value_of(m, "saved embeddings"), "yes") == 0;
+    if (e->is_rows_kept) VNP_TRY(open_vectors(m));
+    if (m->is_embed) return vnp_run_export_embed(e, &source, counts);
+    VNP_TRY(vnp_run_export_predict(e, &source, counts));
+    snprintf(summary, sizeof summary, "%s/summary.json", m->opt->out);
+    return vnp_run_summary_write(&m->s, summary, counts);
+}
+
+static vnp_status plan_embed(struct merge *m) {
+    m->s.e.is_embed = true;
+    const char *pool = value_of(m, "pooling");
+    m->run.pool = strcmp(pool, "none") == 0  ? VNP_POOL_NONE
+                  : strcmp(pool, "cls") == 0 ? VNP_POOL_CLS
+                                             : VNP_POOL_MEAN;
+    if (vnp_embed_suffix_is_known(m->opt->out)) return VNP_OK;
+    return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                    "'%s': the output's suffix must be .npy, .safetensors, .h5 or .tsv",
+                    m->opt->out);
+}
+
 static vnp_status merge(struct merge *m, struct vnp_run_counts *counts) {
-    char summary[4096];
     if (m->opt->n_dirs < 1 || !m->opt->out)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no shards or no output");
+    choose_kind(m);
     VNP_TRY(open_shards(m));
-    VNP_TRY(vnp_precision_parse(m->values[6], &m->run.precision));
-    VNP_TRY(vnp_run_make_folder(m->opt->out));
+    VNP_TRY(vnp_precision_parse(value_of(m, "precision"), &m->run.precision));
+    VNP_TRY(m->is_embed ? plan_embed(m) : vnp_run_make_folder(m->opt->out));
     VNP_TRY(open_ledger(m));
-    counts->was_complete = vnp_ledger_state_get(m->s.e.ledger) == VNP_LEDGER_COMPLETE;
+    counts->was_complete =
+        vnp_ledger_state_get(m->s.e.ledger) == VNP_LEDGER_COMPLETE && is_whole(m);
     if (counts->was_complete) return vnp_run_export_tally(&m->s.e, counts);
-    VNP_TRY(vnp_run_export_predict(&m->s.e, shard_text, m, counts));
-    if (strcmp(m->values[2], "yes") == 0) VNP_TRY(export_vectors(m, counts->n_frames));
-    snprintf(summary, sizeof summary, "%s/summary.json", m->opt->out);
-    VNP_TRY(vnp_run_summary_write(&m->s, summary, counts));
+    VNP_TRY(export_all(m, counts));
     return vnp_ledger_state_set(m->s.e.ledger, VNP_LEDGER_COMPLETE);
 }
 
@@ -270,10 +321,10 @@ vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt, struct vnp_run
     vnp_status status = merge(&m, out);
     for (int i = 0; i < m.n_shards && m.shards; i++) {
         vnp_seq_reader_close(m.shards[i].virus);
-        if (m.shards[i].vectors) fclose(m.shards[i].vectors);
+        vnp_embed_reader_close(m.shards[i].vectors);
     }
     free(m.shards);
-    vnp_run_buffer_fini(&m.row);
+    vnp_run_buffer_fini(&m.rows);
     vnp_run_setup_fini(&m.s);
     return status;
 }

@@ -46,6 +46,10 @@ static vnp_status add_block(struct stage *s, struct run_block *b) {
     for (int64_t i = 0; i < b->n_items; i++) {
         struct run_item *it = &items[i];
         enum run_dedup_found found = vnp_run_dedup_find(e->dedup[it->enc], it);
+        if (found == RUN_DEDUP_NEW && vnp_run_cache_find(e, it)) {
+            vnp_run_engine_item_done(e, it, it->out, NULL);
+            continue;
+        }
         if (found == RUN_DEDUP_NEW) {
             VNP_TRY(vnp_packer_push(e->packers[it->enc], it->n_tokens, (uintptr_t)it));
             continue;

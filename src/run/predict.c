@@ -33,6 +33,21 @@ static vnp_status classify(void *ctx, const float *z, int64_t n, float *scores) 
     return vnp_classifier_run(ctx, z, n, scores);
 }
 
+/* A classifier that `train` made knows the encoders whose vectors it has seen. */
+static void warn_of_others(const struct run_setup *s) {
+    static const char *const keys[] = {"x.trained_on.esm2", "x.trained_on.dnabert"};
+    static const char *const facts[] = {"ESM-2 model", "DNABERT-S model"};
+    for (size_t k = 0; k < VNP_COUNT(keys); k++) {
+        const char *want = vnp_checkpoint_meta(s->opt->classifier, keys[k]);
+        for (size_t i = 0; want && i < s->n_facts; i++)
+            if (strcmp(s->facts[i].key, facts[k]) == 0 && strcmp(s->facts[i].value, want) != 0)
+                vnp_log(VNP_LOG_WARN, "run",
+                        "the classifier was trained on another %s (digest %s): its scores mean "
+                        "nothing unless both hold the same weights",
+                        facts[k], want);
+    }
+}
+
 static vnp_status plan(struct run_setup *s) {
     const struct vnp_run_options *opt = s->opt;
     if (!opt->esm2 || !opt->dnabert || !opt->classifier || !opt->host)
@@ -65,6 +80,7 @@ static vnp_status plan(struct run_setup *s) {
     vnp_run_setup_fact(s, "saved embeddings", "%s", e->is_rows_kept ? "yes" : "no");
     VNP_TRY(vnp_run_setup_digest(s, "ESM-2 model", opt->esm2));
     VNP_TRY(vnp_run_setup_digest(s, "DNABERT-S model", opt->dnabert));
+    warn_of_others(s);
     return vnp_run_setup_digest(s, "classifier", opt->classifier);
 }
 
@@ -105,7 +121,7 @@ static bool is_whole(const struct run_setup *s, const char *const *paths, size_t
 static vnp_status export_all(struct run_setup *s, const char *summary,
                              struct vnp_run_counts *counts) {
     s->e.t_end = vnp_now_s();
-    VNP_TRY(vnp_run_export_predict(&s->e, NULL, NULL, counts));
+    VNP_TRY(vnp_run_export_predict(&s->e, NULL, counts));
     VNP_TRY(vnp_run_summary_write(s, summary, counts));
     VNP_TRY(vnp_ledger_state_set(s->e.ledger, VNP_LEDGER_COMPLETE));
     return vnp_ledger_data_remove(s->e.ledger);

@@ -5,6 +5,7 @@
 #include "run/engine.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct prep {
     struct run_engine *e;
@@ -28,6 +29,7 @@ static vnp_status add_tokens(struct prep *p, struct run_block *b, int enc, const
     it->n_tokens = (int32_t)n;
     it->n_rows = 1;
     it->dedup = -1;
+    it->is_for_cache = false;
     it->enc = (uint8_t)enc;
     it->block = b;
     b->tokens.n_bytes += n * sizeof(uint16_t);
@@ -44,9 +46,17 @@ static vnp_status add_frame(struct run_block *b, const struct run_window *w, int
     return vnp_run_buffer_append(&b->frames, &f, sizeof f);
 }
 
+/* Upstream trains on no window with one of these letters. */
+static bool is_ambiguous(const char *text, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (text[i] && strchr("NRYMKSWHBVDnrymkswhbvd", text[i])) return true;
+    return false;
+}
+
 static vnp_status prep_predict(struct prep *p, struct run_block *b, const struct run_window *w) {
     struct vnp_frames found;
     const char *text = (const char *)b->bases.data + w->off;
+    if (p->e->is_strict && is_ambiguous(text, w->len)) return VNP_OK;
     VNP_TRY(vnp_run_buffer_reserve(&p->frames_scratch, vnp_frames_scratch_bytes((int64_t)w->len)));
     vnp_frames_find(text, (int64_t)w->len, p->frames_scratch.data, &found);
     for (int f = 0; f < VNP_N_FRAMES; f++) {

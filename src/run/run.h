@@ -43,6 +43,7 @@ struct vnp_run_options {
     double grace_s;             /* after a stop request: time for the packs in flight; <= 0: 10 */
     const char *worker_program; /* `PROGRAM __worker FD` calls vnp_run_worker_serve */
     const char *cache_path;     /* cross-run vector cache or NULL */
+    int64_t cache_mb;           /* its size; < 1 = 4096 */
     const char *cache_dir;      /* autotuning results of devices, or NULL */
     const char *command;        /* for the summary */
     /* models: checkpoints opened by the api; borrowed */
@@ -77,6 +78,32 @@ vnp_status vnp_run_embed(const struct vnp_run_options *opt,
 /* Writes chunked.fa, nucleotide.fa, protein.faa into opt->out. */
 vnp_status vnp_run_translate(const struct vnp_run_options *opt,
                              struct vnp_run_counts *out) VNP_WARN_UNUSED;
+/* Trains a classifier on labelled records. Beside the head stands `out`.train: the vectors of both
+ * classes (run databases of their own) and the state after the last epoch, so that a repeated call
+ * goes on; `out`.log.tsv has a row an epoch. The same data, options and seed give the same head,
+ * byte for byte, whatever the number of threads and interruptions. */
+struct vnp_run_training_options {
+    struct vnp_run_options run;   /* devices, models, window, progress; inputs and out unused */
+    const char *const *inputs[2]; /* files of class 0 (other) and 1 (virus) */
+    size_t n_inputs[2];
+    const char *out;       /* head file */
+    const char *bundle;    /* NULL, or a file for encoders and head together */
+    const char *valid_ids; /* NULL, or a file with the record ids of the validation part */
+    double valid_share;    /* of each class's frames, 0..0.9; without valid_ids */
+    bool is_balanced;      /* class weights from the training frames */
+    bool is_uncalibrated;
+    struct vnp_train_options train; /* progress unused */
+};
+struct vnp_run_training_result {
+    int64_t n_records[2][2], n_frames[2][2]; /* [train, valid][other, virus] */
+    int64_t n_windows, n_tokens;             /* embedded for it */
+    int n_epochs, best_epoch;
+    struct vnp_train_metrics valid; /* of the head as written */
+    double scale, shift;            /* calibration; 1, 0 without */
+    bool was_complete;              /* the head was there already */
+};
+vnp_status vnp_run_training(const struct vnp_run_training_options *opt,
+                            struct vnp_run_training_result *out) VNP_WARN_UNUSED;
 /* Judges a finished run folder against a truth table (tab-separated: record id, virus or other,
  * optionally a group; a heading is allowed). *out_text is a report in tab-separated rows, the
  * caller frees it. Errors have origin INPUT and name file and line. */
@@ -95,10 +122,11 @@ struct vnp_run_status_info {
 };
 /* DIR of predict, or FILE of embed. Reads only. NOT_FOUND when there is no run. */
 vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) VNP_WARN_UNUSED;
-/* One run's files from the folders of all its shards (predict). MISMATCH when they do not belong
- * together or some are missing or unfinished, naming them. */
+/* One run's files from those of all its shards: folders of predict, or files of embed in any of
+ * the four formats. MISMATCH when they do not belong together or some are missing or unfinished,
+ * naming them. */
 struct vnp_run_merge_options {
-    const char *const *dirs;
+    const char *const *dirs; /* or files */
     size_t n_dirs;
     const char *out;
     bool is_forced, are_upstream_files_left_out;
@@ -106,6 +134,43 @@ struct vnp_run_merge_options {
 };
 vnp_status vnp_run_merge(const struct vnp_run_merge_options *opt,
                          struct vnp_run_counts *out) VNP_WARN_UNUSED;
+
+/* ---- gpu.c: what NVIDIA's management library says; nothing where it is missing -------------- */
+
+enum {
+    VNP_RUN_GPU_TEMPERATURE_C,
+    VNP_RUN_GPU_POWER_W,
+    VNP_RUN_GPU_SM_MHZ,
+    VNP_RUN_GPU_USE_PERCENT,
+    VNP_RUN_GPU_MEMORY_GB, /* in use */
+    VNP_RUN_GPU_N
+};
+struct vnp_run_gpu_values {
+    double v[VNP_RUN_GPU_N]; /* -1 = unknown */
+    uint64_t reasons;        /* why clocks are held down, NVML's bits */
+};
+struct vnp_run_gpu_info {
+    char name[96], driver[80], pci[32];
+    int major, minor;
+    double memory_gb;
+    struct vnp_run_gpu_values now;
+};
+struct vnp_run_gpu_stats {
+    int64_t n_samples;
+    double min[VNP_RUN_GPU_N], mean[VNP_RUN_GPU_N], max[VNP_RUN_GPU_N];
+    uint64_t reasons; /* any sample's */
+    double energy_j;  /* -1 = unknown */
+};
+bool vnp_run_gpu_is_there(const char **why);
+int vnp_run_gpu_count(void);
+bool vnp_run_gpu_look(int idx, struct vnp_run_gpu_info *out);
+void vnp_run_gpu_reasons_text(uint64_t reasons, char *out, size_t n); /* "" = none of note */
+/* Samples the GPUs at these PCI addresses ("" = none) twice a second until stopped; NULL: no
+ * memory. stop writes [n] stats (out may be NULL) and frees. */
+struct vnp_run_gpu_monitor;
+struct vnp_run_gpu_monitor *vnp_run_gpu_monitor_start(const char (*pci)[32], int n);
+void vnp_run_gpu_monitor_stop(struct vnp_run_gpu_monitor *m, struct vnp_run_gpu_stats *out);
+
 /* ---- benches: figures a row at a time, nothing kept ------------------------------------------ */
 
 struct vnp_run_bench_cell {

@@ -192,11 +192,37 @@ static vnp_status check_input(struct run_setup *s) {
     return strcmp(known, now) == 0 ? VNP_OK : other_input(s, "");
 }
 
+/* The engine, and what its GPUs do meanwhile. */
+static vnp_status compute_watched(struct run_setup *s) {
+    int n = s->e.n_devices;
+    char(*pci)[32] = calloc((size_t)n, sizeof *pci);
+    struct vnp_run_gpu_stats *stats = calloc((size_t)n, sizeof *stats);
+    struct vnp_run_gpu_monitor *m = NULL;
+    if (pci && stats) {
+        for (int i = 0; i < n; i++) {
+            const struct vnp_run_device *d = &s->opt->devices[i];
+            bool is_known = d->backend->device_pci && d->backend->device_pci(d->idx_device, pci[i]);
+            if (!is_known) pci[i][0] = 0;
+        }
+        m = vnp_run_gpu_monitor_start((const char(*)[32])pci, n);
+    }
+    vnp_status status = vnp_run_engine_run(&s->e);
+    bool is_watched = m != NULL;
+    vnp_run_gpu_monitor_stop(m, stats);
+    for (int i = 0; is_watched && i < n; i++) s->devices[i].gpu = stats[i];
+    free(pci);
+    free(stats);
+    return status;
+}
+
 vnp_status vnp_run_setup_compute(struct run_setup *s) {
     struct run_engine *e = &s->e;
     if (vnp_ledger_state_get(e->ledger) != VNP_LEDGER_RUNNING) return check_input(s);
     if (vnp_ledger_is_resumed(e->ledger)) vnp_log(VNP_LOG_INFO, "run", "resuming %s", s->path_db);
-    VNP_TRY(vnp_run_engine_run(e));
+    VNP_TRY(vnp_run_cache_open(s));
+    vnp_status status = compute_watched(s);
+    vnp_run_cache_close(s);
+    VNP_TRY(status);
     struct vnp_ledger_counts counts;
     VNP_TRY(vnp_ledger_count(e->ledger, &counts));
     if (counts.n_blocks != e->n_blocks_input) return other_input(s, ": it was longer");

@@ -29,6 +29,29 @@ static json_t *stages_json(const struct run_engine *e) {
     return stages;
 }
 
+/* Minimum, mean and maximum while the engine ran; NULL when nothing was sampled. */
+static json_t *gpu_json(const struct run_device *d) {
+    static const char *const names[VNP_RUN_GPU_N] = {"temperature_c", "power_w", "sm_mhz",
+                                                     "utilisation_percent", "memory_gb"};
+    const struct vnp_run_gpu_stats *g = &d->gpu;
+    char reasons[256];
+    if (g->n_samples == 0) return NULL;
+    json_t *o = json_object();
+    for (int i = 0; i < VNP_RUN_GPU_N; i++)
+        if (g->min[i] >= 0)
+            json_object_set_new(o, names[i],
+                                json_pack("[f,f,f]", g->min[i], g->mean[i], g->max[i]));
+    vnp_run_gpu_reasons_text(g->reasons, reasons, sizeof reasons);
+    json_object_set_new(o, "clocks_held_by", json_string(reasons));
+    json_object_set_new(o, "samples", json_integer((json_int_t)g->n_samples));
+    if (g->energy_j > 0) {
+        double n = (double)atomic_load(&d->n_tokens);
+        json_object_set_new(o, "energy_j", json_real(g->energy_j));
+        json_object_set_new(o, "tokens_per_joule", json_real(n / g->energy_j));
+    }
+    return o;
+}
+
 static json_t *devices_json(const struct run_setup *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->e.n_devices; i++) {
@@ -46,8 +69,19 @@ static json_t *devices_json(const struct run_setup *s) {
                       (int)d->is_dropped, "rerun_in_fp32", (json_int_t)d->n_reruns, "rerun_tokens",
                       (json_int_t)d->n_rerun_tokens, "first_vectors_s", d->t_first_s,
                       "device_span_s", d->span_s, "device_busy_s", d->span_busy_s));
+        json_t *gpu = gpu_json(d);
+        if (gpu) json_object_set_new(json_array_get(list, (size_t)i), "gpu", gpu);
     }
     return list;
+}
+
+static json_t *cache_json(const struct run_setup *s) {
+    const struct vnp_cache_stats *c = &s->e.cache_stats;
+    if (!s->opt->cache_path) return json_null();
+    return json_pack("{s:s?,s:I,s:I,s:I,s:I,s:s}", "file", s->opt->cache_path, "hits",
+                     (json_int_t)c->n_hits, "misses", (json_int_t)c->n_misses, "kept",
+                     (json_int_t)c->n_kept, "evicted", (json_int_t)c->n_evicted, "left_out_because",
+                     c->off_reason);
 }
 
 static json_t *facts_json(const struct run_setup *s) {
@@ -115,6 +149,7 @@ static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts
     json_object_set_new(root, "identity", facts_json(s));
     json_object_set_new(root, "counts", counts_json(counts));
     VNP_TRY(packing_json(s, root));
+    json_object_set_new(root, "cache", cache_json(s));
     json_object_set_new(root, "stages", stages_json(&s->e));
     json_object_set_new(root, "devices", devices_json(s));
     json_object_set_new(root, "warnings", warnings_json(s, counts));

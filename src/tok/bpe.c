@@ -195,23 +195,30 @@ static vnp_status refuse_byte(const char *text, size_t len) {
     return s;
 }
 
-vnp_status vnp_bpe_encode(const struct vnp_bpe *b, const char *text, size_t len, void *scratch,
-                          uint16_t *out, size_t *n_out, size_t *n_unknown) {
-    if (len >= UINT32_MAX / 4)
-        return vnp_fail(VNP_UNSUPPORTED, VNP_FROM_INPUT, "a sequence of %zu letters at once", len);
-    struct work w = lay_out(b, scratch, len);
-    size_t n = 0, unknown = 0;
+/* Texts that are not one plain word. */
+static vnp_status encode_any(const struct vnp_bpe *b, struct work *w, const char *text, size_t len,
+                             uint16_t *out, size_t *n_out, size_t *n_unknown) {
     unsigned high = 0, is_added = 0;
     for (size_t i = 0; i < len; i++) {
         high |= (uint8_t)text[i];
         is_added |= b->is_added_first[(uint8_t)text[i]];
     }
     if (high & 0x80) return refuse_byte(text, len);
+    *n_out = is_added ? encode_between(b, w, text, len, false, out, n_unknown)
+                      : encode_words(b, w, text, len, out, n_unknown);
+    return VNP_OK;
+}
+
+vnp_status vnp_bpe_encode(const struct vnp_bpe *b, const char *text, size_t len, void *scratch,
+                          uint16_t *out, size_t *n_out, size_t *n_unknown) {
+    if (len >= UINT32_MAX / 4)
+        return vnp_fail(VNP_UNSUPPORTED, VNP_FROM_INPUT, "a sequence of %zu letters at once", len);
+    struct work w = lay_out(b, scratch, len);
+    size_t n = 0, n_text = 0, unknown = 0;
     for (size_t k = 0; k < b->n_prefix; k++) out[n++] = b->prefix[k];
-    if (is_added)
-        n += encode_between(b, &w, text, len, false, out + n, &unknown);
-    else
-        n += encode_words(b, &w, text, len, out + n, &unknown);
+    if (!b->path || !vnp_bpe_path_encode_plain(b, text, len, w.scratch, out + n, &n_text))
+        VNP_TRY(encode_any(b, &w, text, len, out + n, &n_text, &unknown));
+    n += n_text;
     for (size_t k = 0; k < b->n_suffix; k++) out[n++] = b->suffix[k];
     *n_out = n;
     if (n_unknown) *n_unknown = unknown;

@@ -25,7 +25,7 @@ struct vnp_bpe_added {
     bool is_late; /* "normalized": matched in what the others leave */
 };
 
-struct vnp_bpe_path; /* bpe_path.c */
+struct vnp_bpe_path; /* bpe_path.h */
 
 struct vnp_bpe {
     int64_t n_ids; /* largest id + 1 */
@@ -53,6 +53,10 @@ vnp_status vnp_bpe_path_create(const struct vnp_bpe *bpe,
                                struct vnp_bpe_path **out) VNP_WARN_UNUSED;
 void vnp_bpe_path_destroy(struct vnp_bpe_path *t);
 size_t vnp_bpe_path_scratch_bytes(size_t max_len);
+/* A whole text of nothing but base letters; false: it is not, or the model's letters are not of the
+ * kind that makes it one word. Scratch as below. */
+bool vnp_bpe_path_encode_plain(const struct vnp_bpe *bpe, const char *text, size_t len,
+                               void *scratch, uint16_t *out, size_t *n_out);
 /* One word of ASCII letters; scratch aligned to 8. Returns the number of ids. */
 size_t vnp_bpe_path_encode(const struct vnp_bpe *bpe, const char *text, size_t len, void *scratch,
                            uint16_t *out, size_t *n_unknown);

@@ -99,6 +99,7 @@ void vnp_checkpoint_close(struct vnp_checkpoint *c) {
     free(c->tensors);
     vnp_mapping_close(c->tokenizer_map);
     vnp_raw_destroy(c->raw);
+    free(c->own_data);
     free(c);
 }
 

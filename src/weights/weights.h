@@ -63,6 +63,11 @@ struct vnp_checkpoint;
 vnp_status vnp_checkpoint_open(const char *path, enum vnp_model_kind kind,
                                struct vnp_checkpoint **out) VNP_WARN_UNUSED;
 void vnp_checkpoint_close(struct vnp_checkpoint *c);
+/* A classifier in memory as a checkpoint, ready for vnp_bundle_write: parameters are copied, the
+ * first n_dna of its inputs are the DNA encoder's, window_bp 0 = unknown. */
+vnp_status vnp_checkpoint_from_classifier(const struct vnp_classifier_params *p, const char *name,
+                                          int64_t n_dna, int64_t window_bp,
+                                          struct vnp_checkpoint **out) VNP_WARN_UNUSED;
 const struct vnp_model_spec *vnp_checkpoint_spec(const struct vnp_checkpoint *c);
 /* The path it was opened from, as given. */
 const char *vnp_checkpoint_path(const struct vnp_checkpoint *c);

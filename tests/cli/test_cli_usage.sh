@@ -9,7 +9,7 @@ check "version is one line" grep -cxE 'virnucpro [0-9]+\.[0-9]+\.[0-9]+' out
 expect "-V" 0 "" -V
 expect "help" 0 "" --help
 check "help on stdout, with examples and exit codes" grep -q 'exit codes' out
-for c in predict embed translate model status merge evaluate doctor bench; do
+for c in predict embed translate train model status merge evaluate doctor bench; do
   expect "$c --help" 0 "" $c --help
   check "$c --help has an example" grep -q "^  virnucpro $c" out
   check "$c --help fits 100 columns" awk 'length > 100 {exit 1}' out

@@ -26,25 +26,29 @@ static double uniform(uint64_t key, uint64_t i) {
 
 struct samples {
     float *z;
+    const float **rows;
     uint8_t *labels;
     struct vnp_train_data data;
 };
 
 static struct samples make_samples(int64_t n, int64_t n_in) {
     struct samples s = {.z = malloc((size_t)(n * n_in) * sizeof(float)),
+                        .rows = malloc((size_t)n * sizeof(const float *)),
                         .labels = malloc((size_t)n)};
     for (int64_t i = 0; i < n; i++) {
         s.labels[i] = uniform(mix(2), (uint64_t)i) < 0.4;
+        s.rows[i] = s.z + i * n_in;
         for (int64_t k = 0; k < n_in; k++)
             s.z[i * n_in + k] = (float)(2 * uniform(mix(1), (uint64_t)(i * n_in + k)) - 1 +
                                         0.3 * s.labels[i] * sin((double)k));
     }
-    s.data = (struct vnp_train_data){s.z, s.labels, n, n_in};
+    s.data = (struct vnp_train_data){s.rows, s.labels, n, n_in};
     return s;
 }
 
 static void free_samples(struct samples *s) {
     free(s->z);
+    free((void *)s->rows);
     free(s->labels);
 }
 

@@ -237,6 +237,121 @@ static void bpe_fast_way_is_exact(void **state) {
     vnp_bpe_destroy(bpe);
 }
 
+/* A tokenizer.json trained as the library does it: the pair that is most frequent is merged next.
+ * Caller frees. */
+enum { N_TRAINING = 4000, MAX_TRAINED = 200 };
+static const char few_letters[] = "ACGTNRYKMSWBDHVX";
+
+static size_t best_pair(const uint8_t *text, size_t n, unsigned n_tokens) {
+    static uint16_t count[MAX_TRAINED * MAX_TRAINED];
+    size_t best = 0;
+    memset(count, 0, sizeof count);
+    for (size_t i = 0; i + 1 < n; i++) {
+        size_t pair = text[i] * n_tokens + text[i + 1];
+        count[pair]++;
+        if (count[pair] > count[best]) best = pair;
+    }
+    return best;
+}
+
+static size_t merge_pair(uint8_t *text, size_t n, unsigned left, unsigned right, unsigned product) {
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool is_pair = i + 1 < n && text[i] == left && text[i + 1] == right;
+        text[k++] = (uint8_t)(is_pair ? product : text[i]);
+        i += is_pair;
+    }
+    return k;
+}
+
+static char *train(uint64_t *seed, unsigned n_letters, unsigned n_merges) {
+    char(*token)[1024] = calloc(MAX_TRAINED, sizeof *token);
+    char *json = malloc(1 << 20), *merges = malloc(1 << 20), *j = json, *m = merges;
+    uint8_t text[N_TRAINING];
+    size_t n = N_TRAINING, unit = 1 + support_random(seed) % 9;
+    for (size_t i = 0; i < n; i++) /* somewhat repetitive */
+        text[i] = (uint8_t)(i >= unit && support_random(seed) % 4 == 0
+                                ? text[i - unit]
+                                : support_random(seed) % n_letters);
+    for (unsigned k = 0; k < n_letters; k++) token[k][0] = few_letters[k];
+    unsigned n_tokens = n_letters;
+    for (unsigned k = 0; k < n_merges && n > 1; k++) {
+        size_t pair = best_pair(text, n, n_tokens), a = pair / n_tokens, z = pair % n_tokens;
+        if (strlen(token[a]) + strlen(token[z]) > 900) break;
+        m += sprintf(m, "%s\"%s %s\"", k ? "," : "", token[a], token[z]);
+        size_t len = strlen(token[a]);
+        memcpy(token[n_tokens], token[a], len);
+        memcpy(token[n_tokens] + len, token[z], strlen(token[z]) + 1);
+        n = merge_pair(text, n, (unsigned)a, (unsigned)z, n_tokens++);
+    }
+    j += sprintf(j, "{\"version\":\"1.0\",\"pre_tokenizer\":{\"type\":\"Whitespace\"},\"model\":{"
+                    "\"type\":\"BPE\",\"vocab\":{");
+    for (unsigned k = 0; k < n_tokens; k++)
+        j += sprintf(j, "%s\"%s\":%u", k ? "," : "", token[k], k);
+    sprintf(j, "},\"merges\":[%s]}}", merges);
+    free(merges);
+    free(token);
+    return json;
+}
+
+/* Alphabets of 1 to 16 letters, so all sizes of a context; now and then an unknown letter. */
+static void bpe_fast_way_on_other_alphabets(void **state) {
+    (void)state;
+    uint64_t seed = 5;
+    unsigned n_fast = 0;
+    print_message("# seed %llu\n", (unsigned long long)seed);
+    for (unsigned round = 0; round < 64; round++) {
+        unsigned n_letters = 1 + round % 16;
+        char *json = train(&seed, n_letters, 4 + support_random(&seed) % 120), text[600];
+        struct vnp_bpe *bpe;
+        assert_int_equal(vnp_bpe_load(json, strlen(json), "trained", &bpe), VNP_OK);
+        n_fast += bpe->path != NULL;
+        for (unsigned k = 0; k < 200; k++) {
+            size_t len = support_random(&seed) % (k % 2 ? 12 : sizeof text);
+            size_t unit = 1 + support_random(&seed) % 9, mix = support_random(&seed) % 4;
+            for (size_t i = 0; i < len; i++)
+                text[i] = i >= unit && support_random(&seed) % 64 < mix * 20 ? text[i - unit]
+                          : support_random(&seed) % 200 == 0
+                              ? '*'
+                              : few_letters[support_random(&seed) % n_letters];
+            check_both_ways(bpe, text, len);
+        }
+        vnp_bpe_destroy(bpe);
+        free(json);
+    }
+    print_message("# %u of 64 have tables\n", n_fast);
+    assert_true(n_fast > 50);
+}
+
+/* The published tokenizer on what hurts: long runs of one letter, of short units, of N. */
+static void bpe_fast_way_on_runs(void **state) {
+    (void)state;
+    char path[4300];
+    snprintf(path, sizeof path, "%s/dnabert_s/l3_d192_h3/tokenizer.json", support_goldens());
+    struct vnp_bpe *bpe = load(path);
+    assert_non_null(bpe->path);
+    size_t n = getenv("VNP_STRESS") ? 1000000 : 30000;
+    char *text = malloc(n);
+    uint64_t seed = 7;
+    static const char *const units[] = {"A", "C", "G", "T", "AT", "CG", "AAT", "ACG", "ATTT", "N"};
+    for (size_t u = 0; u < VNP_COUNT(units); u++) {
+        for (size_t i = 0; i < n; i++) text[i] = units[u][i % strlen(units[u])];
+        check_both_ways(bpe, text, n);
+        for (size_t len = 0; len < 100; len++) check_both_ways(bpe, text, len);
+        for (size_t i = 0; i < n; i += 1 + support_random(&seed) % 100) /* now with breaks */
+            text[i] = "ACGTN"[support_random(&seed) % 5];
+        check_both_ways(bpe, text, n);
+    }
+    for (size_t i = 0; i < n; i++) text[i] = "ACGT"[support_random(&seed) % 4];
+    for (size_t from = 0; from < n;) {
+        size_t len = VNP_MIN(support_random(&seed) % 3000, n - from);
+        check_both_ways(bpe, text + from, len);
+        from += len + 1;
+    }
+    free(text);
+    vnp_bpe_destroy(bpe);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------ */
 
 static const struct {
@@ -323,6 +438,8 @@ int main(void) {
         cmocka_unit_test(bpe_fixtures),
         cmocka_unit_test(bpe_counts_unknown_and_refuses_bytes),
         cmocka_unit_test(bpe_fast_way_is_exact),
+        cmocka_unit_test(bpe_fast_way_on_other_alphabets),
+        cmocka_unit_test(bpe_fast_way_on_runs),
         cmocka_unit_test(refusals_name_the_cause),
     };
     return cmocka_run_group_tests_name("tok", tests, NULL, NULL);

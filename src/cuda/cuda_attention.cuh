@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT
+ * What the attention kernels share: swizzled rows in shared memory, matrix instructions of a warp,
+ * asynchronous copies, the rotation of a piece of a row, a softmax step. */
+#ifndef VNP_CUDA_ATTENTION_CUH
+#define VNP_CUDA_ATTENTION_CUH
+
+#include "cuda_math.cuh"
+#include "cuda_room.h"
+
+namespace {
+
+__device__ __forceinline__ uint32_t smem_at(const void *p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+/* Byte offset of 16-byte unit `u` of row `r`, units exchanged so that 8 rows hit 8 banks. With 64
+ * columns it is the 128-byte swizzle of the warpgroup instructions. */
+template <int DP> __device__ __forceinline__ uint32_t place(int r, int u) {
+    constexpr int UNITS = DP / 8;
+    int x = UNITS >= 8 ? (r & 7) : UNITS == 4 ? ((r >> 1) & 3) : ((r >> 2) & 1);
+    return static_cast<uint32_t>(r * DP * 2 + ((u ^ x) << 4));
+}
+__device__ __forceinline__ void ldmatrix4(uint32_t addr, uint32_t (&r)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(addr)
+                 : "memory");
+}
+__device__ __forceinline__ void ldmatrix4_turned(uint32_t addr, uint32_t (&r)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(addr)
+                 : "memory");
+}
+__device__ __forceinline__ void mma(tag_f16, float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3},"
+                 " {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma(tag_bf16, float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3},"
+                 " {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+/* 16 bytes to shared memory; zeros when there is nothing to copy. */
+__device__ __forceinline__ void copy16(uint32_t to, const char *from, bool is_there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(is_there ? 16 : 0)
+                 : "memory");
+}
+__device__ __forceinline__ void copies_close() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int N> __device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+__device__ __forceinline__ uint4 shared_get(uint32_t at) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(at)
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ void shared_put(uint32_t at, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
+/* Where the table keeps frequency i of a position: pairs of eights side by side, so that the
+ * threads of a row read neighbours. Heads of 24 have it plain. */
+__host__ __device__ __forceinline__ int rotary_slot(int half, int i) {
+    return half % 8 ? i : (i % 8 / 2 * (half / 8) + i / 8) * 2 + i % 2;
+}
+/* {cos, sin} of frequencies 8u .. 8u+7 at a position. */
+struct turn8 {
+    float4 of[4];
+};
+template <int HALF> __device__ __forceinline__ turn8 turn_at(const float2 *rotary, int pos, int u) {
+    const float4 *f = reinterpret_cast<const float4 *>(rotary + pos * HALF) + u;
+    turn8 t;
+#pragma unroll
+    for (int e = 0; e < 4; e++) t.of[e] = __ldg(f + e * (HALF / 8));
+    return t;
+}
+/* Columns 8u .. 8u+7 and their partners: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). */
+template <class T> __device__ __forceinline__ void turn(uint4 &lo, uint4 &hi, const turn8 &t) {
+    uint32_t a[4] = {lo.x, lo.y, lo.z, lo.w}, b[4] = {hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        float4 g = t.of[e];
+        float2 x = T::unpack2(a[e]), y = T::unpack2(b[e]);
+        a[e] = T::pack2(x.x * g.x - y.x * g.y, x.y * g.z - y.y * g.w);
+        b[e] = T::pack2(y.x * g.x + x.x * g.y, y.y * g.z + x.y * g.w);
+    }
+    lo = make_uint4(a[0], a[1], a[2], a[3]);
+    hi = make_uint4(b[0], b[1], b[2], b[3]);
+}
+
+/* A thread's pieces of rows: row `r`, columns 8u .. and their partners 32 further. */
+__device__ __forceinline__ void copy_piece(uint32_t to, const char *from, int r, int u,
+                                           bool is_there) {
+    copy16(to + place<64>(r, u), from, is_there);
+    copy16(to + place<64>(r, u + 4), from + 64, is_there);
+}
+template <class T>
+__device__ __forceinline__ void turn_piece(uint32_t rows, int r, int u, const turn8 &t) {
+    uint32_t at = rows + place<64>(r, u), at2 = rows + place<64>(r, u + 4);
+    uint4 lo = shared_get(at), hi = shared_get(at2);
+    turn<T>(lo, hi, t);
+    shared_put(at, lo);
+    shared_put(at2, hi);
+}
+
+/* o / sum of a warp's 16 rows to memory, by way of 16 of its own rows in shared memory. */
+template <class T>
+__device__ __forceinline__ void put_rows(const float (&o)[8][4], float (&sum)[2], uint32_t rows,
+                                         char *out, int64_t ld_bytes, int n_rows) {
+    int lane = static_cast<int>(threadIdx.x) & 31;
+    float inv[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 1);
+        sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2);
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inv[i]) : "f"(sum[i]));
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(rows + place<64>((lane >> 2) + 8 * i, j) +
+                                                         4 * (lane & 3)),
+                         "r"(T::pack2(o[j][2 * i] * inv[i], o[j][2 * i + 1] * inv[i]))
+                         : "memory");
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int r = 4 * i + (lane >> 3), u = lane & 7;
+        uint4 v = shared_get(rows + place<64>(r, u));
+        if (r < n_rows) *reinterpret_cast<uint4 *>(out + r * ld_bytes + u * 16) = v;
+    }
+}
+
+/* A softmax step over at most 64 keys of a warp's 16 rows: raw sums s become weights a, packed as
+ * the left operand of the next product. top and sum are the rows' own (a thread's two); shrink is
+ * what earlier sums must be multiplied by. Groups of 16 keys beyond the first n, and keys from
+ * `left` on, count as absent. unit = scale * log2 e. ALIBI: slope in units of log2, dist the
+ * distance of the thread's first row from its first key. */
+template <class T, bool ALIBI, bool IS_FULL>
+__device__ __forceinline__ void soften(float (&s)[8][4], uint32_t (&a)[4][4], float (&top)[2],
+                                       float (&sum)[2], float (&shrink)[2], int n, int left,
+                                       float unit, float slope, float dist) {
+    int first = 2 * (static_cast<int>(threadIdx.x) & 3);
+    float m[2] = {top[0], top[1]}, f = ALIBI ? 1.0f : unit;
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        if (!IS_FULL && c >= n) break;
+        if (ALIBI) {
+#pragma unroll
+            for (int j = 2 * c; j < 2 * c + 2; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float d = dist + static_cast<float>(8 * (i >> 1) - 8 * j - (i & 1));
+                    s[j][i] = fmaf(-slope, fabsf(d), s[j][i] * unit);
+                }
+        }
+        if (!IS_FULL && 16 * c + 16 > left) {
+#pragma unroll
+            for (int j = 2 * c; j < 2 * c + 2; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (8 * j + first + (i & 1) >= left) s[j][i] = -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            m[i] = fmaxf(m[i], fmaxf(fmaxf(s[2 * c][2 * i], s[2 * c][2 * i + 1]),
+                                     fmaxf(s[2 * c + 1][2 * i], s[2 * c + 1][2 * i + 1])));
+    }
+    float l[2] = {0.0f, 0.0f}, base[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        m[i] = fmaxf(m[i], __shfl_xor_sync(0xffffffffu, m[i], 1));
+        m[i] = fmaxf(m[i], __shfl_xor_sync(0xffffffffu, m[i], 2));
+        base[i] = -m[i] * f;
+        shrink[i] =
+            exp2_fast(__fadd_rn(base[i], __fmul_rn(top[i], f))); /* exactly 1 where the top stays */
+        top[i] = m[i];
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        if (!IS_FULL && c >= n) {
+            a[c][0] = a[c][1] = a[c][2] = a[c][3] = 0;
+            continue;
+        }
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float w[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                w[i] = exp2_fast(fmaf(s[2 * c + j][i], f, base[i >> 1]));
+                l[i >> 1] += w[i];
+            }
+            a[c][2 * j] = T::pack2(w[0], w[1]);
+            a[c][2 * j + 1] = T::pack2(w[2], w[3]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) sum[i] = fmaf(sum[i], shrink[i], l[i]);
+}
+
+} // namespace
+
+#endif
