@@ -12,7 +12,7 @@ enum { NAME_WIDTH = 22, CELL_WIDTH = 10 };
 static const struct {
     const char *name;
     bool has_inputs;
-} benches[] = {{"host", true}, {"pack", false}};
+} benches[] = {{"host", true}, {"pack", false}, {"device", false}};
 enum { N_BENCHES = sizeof benches / sizeof benches[0] };
 
 struct printer {
@@ -80,7 +80,7 @@ static int unknown(const char *what) {
 
 static int bench(int which, int argc, char **argv) {
     vnp_bench_options o = VNP_BENCH_OPTIONS_INIT;
-    int64_t n_mb = 0, window = 0, n_threads = 0;
+    int64_t n_mb = 0, window = 0, n_threads = 0, n_seconds = 0;
     bool is_json = false;
     char name[32];
     const struct vnp_cli_option host[] = {{"json", 0, VNP_OPT_FLAG, &is_json, NULL, 0, 0},
@@ -94,7 +94,16 @@ static int bench(int which, int argc, char **argv) {
         {"json", 0, VNP_OPT_FLAG, &is_json, NULL, 0, 0},
         {"sequences", 0, VNP_OPT_INT, &o.n_sequences, NULL, 1, 1000000000},
         {NULL, 0, VNP_OPT_FLAG, NULL, NULL, 0, 0}};
-    const struct vnp_cli_option *const tables[N_BENCHES] = {host, pack};
+    const struct vnp_cli_option device[] = {
+        {"json", 0, VNP_OPT_FLAG, &is_json, NULL, 0, 0},
+        {"model", 0, VNP_OPT_TEXT, &o.model, NULL, 0, 0},
+        {"device", 0, VNP_OPT_TEXT, &o.device, NULL, 0, 0},
+        {"precision", 0, VNP_OPT_TEXT, &o.precision, NULL, 0, 0},
+        {"seconds", 0, VNP_OPT_INT, &n_seconds, NULL, 1, 3600},
+        {"tokens", 0, VNP_OPT_INT, &o.n_tokens, "n_tokens", 0, 0},
+        {"threads", 0, VNP_OPT_INT, &n_threads, "n_threads", 0, 0},
+        {NULL, 0, VNP_OPT_FLAG, NULL, NULL, 0, 0}};
+    const struct vnp_cli_option *const tables[N_BENCHES] = {host, pack, device};
     struct vnp_cli_args args = {.command = name};
     snprintf(name, sizeof name, "bench %s", benches[which].name);
     args.positional = calloc((size_t)argc + 1, sizeof *args.positional);
@@ -103,6 +112,7 @@ static int bench(int which, int argc, char **argv) {
     o.what = benches[which].name;
     o.n_bytes = n_mb * 1000000;
     o.window_bp = (int32_t)window;
+    o.n_seconds = (int32_t)n_seconds;
     o.n_threads = (int32_t)n_threads;
     o.inputs = args.positional;
     o.n_inputs = (size_t)args.n_positional;

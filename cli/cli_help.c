@@ -19,7 +19,7 @@ static const char program_help[] =
     "  merge DIR... -o DIR       one result from the folders (or embed's files) of all shards\n"
     "  evaluate DIR --truth FILE judge a run against known answers\n"
     "  doctor                    what this machine offers and what is missing\n"
-    "  bench host|pack           measure parts of the program on this machine\n"
+    "  bench host|pack|device    measure parts of the program on this machine\n"
     "  help COMMAND              options and examples of a command\n"
     "\n"
     "  -h, --help   -V, --version\n"
@@ -260,6 +260,8 @@ static const char bench_help[] =
     "usage: virnucpro bench host [FILE...] [--size MB] [--window N] [--threads N] [--models PATH]\n"
     "                            [--dnabert PATH] [--json]\n"
     "       virnucpro bench pack [--sequences N] [--json]\n"
+    "       virnucpro bench device [--model NAME|PATH] [--device WHAT] [--precision LIST]\n"
+    "                              [--seconds N] [--tokens N] [--threads N] [--json]\n"
     "\n"
     "Measures parts of the program on this machine and prints tables.\n"
     "\n"
@@ -269,6 +271,17 @@ static const char bench_help[] =
     "          DNA made of genes\n"
     "pack      the packer: fill of a budget of 16,896 tokens and sequences a second on one core\n"
     "\n"
+    "device    an encoder on the first device named: tokens a second sustained, watts, share of "
+    "what\n"
+    "          its matrix products reach alone, time by op; reads, windows and a proteome\n"
+    "\n"
+    "      --model NAME|PATH  device: 3B, 650M, 150M, 35M, 8M, dnabert (random weights), or a\n"
+    "                         model's file                       [3B and dnabert; on CPUs 35M]\n"
+    "      --precision LIST   device: fp16,fp8,...                       [all that the device "
+    "has]\n"
+    "      --seconds N        device: of each measurement, after a third as much to warm    [10]\n"
+    "      --tokens N         device: tokens a batch                             [by the device]\n"
+    "      --device WHAT      device: cpu, cuda, cuda:1                                   [auto]\n"
     "      --size MB          host: of the made input                                       [64]\n"
     "      --window N         host: window length in bases                                 [500]\n"
     "      --threads N        host: threads that prepare             [one a CPU, at most 8]\n"
@@ -280,7 +293,8 @@ static const char bench_help[] =
     "examples:\n"
     "  virnucpro bench host\n"
     "  virnucpro bench host contigs.fa.gz --threads 2\n"
-    "  virnucpro bench pack --json\n";
+    "  virnucpro bench pack --json\n"
+    "  virnucpro bench device --model 650M --precision fp16,fp8\n";
 
 int vnp_cli_help(const char *command) {
     const char *parts[4] = {program_help, "", "", ""};

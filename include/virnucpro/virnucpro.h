@@ -601,17 +601,24 @@ typedef void vnp_bench_callback(void *ctx, const vnp_bench_row *row);
 typedef struct vnp_bench_options {
     size_t size;
     uint32_t version;
-    int32_t n_threads;         /* host: threads that prepare; 0: one a CPU, at most 8 */
-    const char *what;          /* "host": files to packs without a model; "pack": the packer */
+    int32_t n_threads; /* host: threads that prepare; 0: one a CPU, at most 8 */
+    const char *what;  /* "host": files to packs without a model; "pack": the packer; "device":
+                          encoders on a device */
     const char *const *inputs; /* host: FASTA or FASTQ; none: random DNA and made genes */
     size_t n_inputs;
     const char *models, *dnabert; /* host: whose tokenizer; NULL: the model shipped */
     int64_t n_bytes;              /* host: of made input; 0 is 64 MB */
     int64_t n_sequences;          /* pack: 0 is 2,000,000 */
     int32_t window_bp;            /* host: 0 is 500 */
+    const char *model;  /* device: "3B", "650M", "150M", "35M", "8M", "dnabert" (random weights in
+                           memory) or a model's path; NULL: 3B and dnabert on GPUs, 35M on CPUs */
+    const char *device; /* device: as in vnp_engine_options */
+    const char *precision; /* device: one, or several with commas; NULL: all that it has */
+    int64_t n_tokens;      /* device: batch budget; 0: the device's */
+    int32_t n_seconds;     /* device: of each measurement; 0 is 10 */
 } vnp_bench_options;
 #define VNP_BENCH_OPTIONS_INIT                                                                     \
-    { sizeof(vnp_bench_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(vnp_bench_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /** Measures a part of the program on this machine.
  *
@@ -619,8 +626,8 @@ typedef struct vnp_bench_options {
  *  Units    in the cells' titles. Rates "on one core" are of processor time.
  *  Owner    strings and cells live during the callback only. Temporary files (TMPDIR) are removed.
  *  Threads  any; fn is called from this thread.
- *  Returns  VNP_OK; INVAL (no such bench), NOMEM, IO, and the errors of reading input or model.
- *  Since    0.1        Source  none
+ *  Returns  VNP_OK; INVAL (no such bench), NOMEM, IO, DEVICE, DEVICE_NOMEM, UNSUPPORTED
+ * (precision), and the errors of reading input or model. Since    0.1        Source  none
  */
 VNP_API vnp_status vnp_bench(const vnp_bench_options *options, vnp_bench_callback *fn,
                              void *ctx) VNP_WARN_UNUSED;

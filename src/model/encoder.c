@@ -276,6 +276,10 @@ bool vnp_encoder_span(const struct vnp_encoder_session *s, double *begin_s, doub
     return s->e->b->exec_span && s->e->b->exec_span(s->ex, begin_s, end_s);
 }
 
+struct vnp_exec *vnp_encoder_session_exec(const struct vnp_encoder_session *s) {
+    return s->ex;
+}
+
 static vnp_status enqueue_products(struct vnp_encoder_session *s, const struct vnp_pack *pack) {
     const struct vnp_backend *b = s->e->b;
     enum vnp_epilogue up = s->e->spec.kind == VNP_MODEL_DNABERT ? VNP_EPI_GEGLU : VNP_EPI_GELU;

@@ -45,6 +45,8 @@ vnp_status vnp_encoder_wait(struct vnp_encoder_session *s) VNP_WARN_UNUSED;
  * cannot tell). */
 int64_t vnp_encoder_n_nonfinite(const struct vnp_encoder_session *s);
 bool vnp_encoder_span(const struct vnp_encoder_session *s, double *begin_s, double *end_s);
+/* For benches: the context, to read marks from. */
+struct vnp_exec *vnp_encoder_session_exec(const struct vnp_encoder_session *s);
 /* For benches: enqueues the matrix products of a pack's layers and nothing else, on whatever the
  * operands hold. Wait as for submit; there is no result. */
 vnp_status vnp_encoder_submit_products(struct vnp_encoder_session *s,

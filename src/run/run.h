@@ -194,6 +194,19 @@ struct vnp_run_bench_options {
 /* The path from files to packs and back without a model. */
 vnp_status vnp_run_bench_host(const struct vnp_run_bench_options *opt, vnp_run_bench_fn *fn,
                               void *ctx) VNP_WARN_UNUSED;
+/* Encoders alone on a device: tokens/s sustained, time by op, share of what the device's own matrix
+ * products reach alone, watts. */
+struct vnp_run_bench_device_options {
+    struct vnp_run_device device;
+    const char *title;                    /* of the tables: model and device */
+    struct vnp_checkpoint *model;         /* an encoder */
+    const enum vnp_precision *precisions; /* [n_precisions]; those the device lacks are left out */
+    int n_precisions, n_threads;
+    double seconds;        /* of a measurement; < = 0: 10 */
+    int64_t budget_tokens; /* < 1: the device's */
+};
+vnp_status vnp_run_bench_device(const struct vnp_run_bench_device_options *opt,
+                                vnp_run_bench_fn *fn, void *ctx) VNP_WARN_UNUSED;
 /* The packer alone. */
 vnp_status vnp_run_bench_pack(const struct vnp_run_bench_options *opt, vnp_run_bench_fn *fn,
                               void *ctx) VNP_WARN_UNUSED;

@@ -96,6 +96,10 @@ const char *vnp_checkpoint_note(const struct vnp_checkpoint *c);
 const char *vnp_checkpoint_format(const struct vnp_checkpoint *c);
 /* A key of the file's safetensors metadata, or NULL: bundles keep keys that we do not know. */
 const char *vnp_checkpoint_meta(const struct vnp_checkpoint *c, const char *key);
+/* An encoder of the shape given (kind, sizes, norm_eps, has_token_dropout) with random weights in
+ * FP16, for benches: tensors share one buffer no larger than the largest of them. */
+vnp_status vnp_checkpoint_random(const struct vnp_model_spec *shape, uint64_t seed,
+                                 struct vnp_checkpoint **out) VNP_WARN_UNUSED;
 /* Which kinds a path holds, as a mask 1 << kind. */
 vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size_t n_format);
 

@@ -161,7 +161,7 @@ struct vnp_checkpoint {
     bool has_digest;
     const char *prefix; /* of names and metadata in a bundle: "esm2." ...; "" elsewhere */
     char note[512];
-    void *own_data; /* of a classifier that came from memory */
+    void *own_data; /* of a model that came from memory */
 };
 /* Kinds a raw map holds. */
 unsigned vnp_raw_kinds(const struct vnp_raw *raw);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# bench host and bench pack: tables for people, one JSON list for programs, nothing left behind.
+# bench host, pack and device: tables for people, one JSON list for programs, nothing left behind.
 . "$(dirname "$0")/lib.sh"
 export TMPDIR=$scratch/tmp
 mkdir -p "$TMPDIR"
@@ -33,6 +33,19 @@ printf '>a\nACGTACGTAC\n>b\nGGGTTTACGATCGATCG\n' >a.fa
 expect "host over a file" 0 "" bench host a.fa --models "$tiny"
 expect "host over a file that is not there" 66 'nothing.fa' bench host nothing.fa --models "$tiny"
 expect "host with a model that is not there" 78 'no such model' bench host --models nothing
+expect "device" 0 "" bench device --model 8M --device cpu --precision fp32 --seconds 1 --tokens 256 \
+    --json
+check "rates, products alone, time by op" python3 - out <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))
+rates = [r for r in rows if "tokens_per_s" in r]
+ops = [r for r in rows if "attention" in r]
+assert len(rates) == 4 and len(ops) == 3, rows
+assert rates[3]["name"] == "products alone" and rates[3]["share_of_products_percent"] == 100
+assert all(r["tokens_per_s"] > 0 for r in rates) and all(r["total"] > r["qkv"] > 0 for r in ops)
+PY
+expect "device with no such precision" 2 "no precision" bench device --precision fp61
+expect "device with a model that is not there" 78 "" bench device --model nothing --device cpu
 check "temporary files are gone" test -z "$(ls -A "$TMPDIR")"
 TMPDIR=$scratch/nowhere expect "temporary folder is not there" 74 'TMPDIR' bench host --models "$tiny"
 finish
