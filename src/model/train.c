@@ -4,7 +4,9 @@
 //
 // Idea: everything up to the logits is a matter of one hidden unit, so a task owns a panel of 32
 // units from its product through BatchNorm to its update; only the two logits of a sample need all
-// panels, and they are summed in panel order. A step is two rounds of tasks with the loss between.
+// panels, and they are summed in panel order. So a batch costs one round of tasks: each panel takes
+// the last batch's step and, block by block while the weights are in the cache, meets the next
+// batch; the loss stands between rounds. Vectors are fetched one batch ahead by the same round.
 // Random numbers are a hash of (seed, purpose, epoch, indices), so dropout and order do not depend
 // on threads, and a training that is resumed draws what it would have drawn.
 // Sources: Glorot and Bengio 2010 (initialisation), Ioffe and Szegedy 2015 (batch normalisation),
@@ -17,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = VNP_TRAIN_PANEL, SCORE_ROWS = 8 };
+enum { PANEL = VNP_TRAIN_PANEL, SCORE_ROWS = 32 };
 static const float BN_EPS = 1e-5f;
 static const double BN_MOMENTUM = 0.1;
 
@@ -33,8 +35,8 @@ struct set {
 
 struct vnp_trainer {
     struct vnp_train_options opt;
-    int64_t n_in, n_in_pad, n_panels, n_pad;
-    size_t n_set; /* floats of a set */
+    int64_t n_in, n_in_pad, n_panels, n_pad, n_rows; /* n_rows: of a batch, whole groups */
+    size_t n_set;                                    /* floats of a set */
     struct set now, best, moment1, moment2;
     float *memory, *row_major;
     const struct vnp_train_kernels *kernels;
@@ -43,22 +45,35 @@ struct vnp_trainer {
     int n_epochs, n_stale;
     double best_loss;
     /* one batch */
-    float *z, *h, *y, *d; /* z [batch][n_in_pad]; h, y, d [n_panels][batch][32] */
-    float *logits;        /* [n_panels][batch][2] */
-    float *d_logits;      /* [batch][2] */
-    float *score_z;       /* [threads][SCORE_ROWS][n_in_pad] */
+    float *z;                /* three batches of groups [n_in_pad][8] */
+    float *h, *y, *xhat, *d; /* [n_panels][n_rows][32] */
+    float *inv;              /* [n_pad] 1 / standard deviation of the batch */
+    float *logits;           /* [n_panels][batch][2] */
+    float *d_logits;         /* [batch][2] */
+    float *score_z;          /* [threads][SCORE_ROWS][n_in_pad] */
     int32_t *order;
     int64_t n_order;
 };
 
-/* What a round of tasks sees. */
+struct batch {
+    const int32_t *samples; /* [n] indices into the data */
+    int n;                  /* 0: there is none */
+    float *z;               /* packed in groups */
+};
+
+/* What a round of tasks sees: the way back of the last batch, the way forward of the next, and the
+ * packing of the one after it. */
 struct round {
     struct vnp_trainer *t;
+    const struct vnp_train_data *data;
     struct vnp_train_step step;
-    const int32_t *samples; /* [n] indices into the data */
-    int n;
+    struct batch last, next, later;
     uint64_t key; /* dropout */
 };
+
+static int groups_of(int n) {
+    return (n + VNP_TRAIN_GROUP - 1) / VNP_TRAIN_GROUP;
+}
 
 void vnp_train_defaults(struct vnp_train_options *opt) {
     *opt = (struct vnp_train_options){.n_hidden = 512,
@@ -120,7 +135,8 @@ static vnp_status check_options(const struct vnp_train_options *o, int64_t n_in)
 
 static const struct vnp_train_kernels *choose_kernels(void) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) return vnp_train_kernels_avx512();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return vnp_train_kernels_avx512();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return vnp_train_kernels_avx2();
 #endif
@@ -154,11 +170,12 @@ vnp_status vnp_trainer_create(const struct vnp_train_options *opt, int64_t n_in,
     t->n_in_pad = VNP_ALIGN_UP(n_in, 8);
     t->n_panels = (opt->n_hidden + PANEL - 1) / PANEL;
     t->n_pad = t->n_panels * PANEL;
+    t->n_rows = VNP_ALIGN_UP(opt->batch, VNP_TRAIN_GROUP);
     t->best_loss = INFINITY;
     t->kernels = choose_kernels();
-    size_t batch = (size_t)opt->batch, n_pad = (size_t)t->n_pad;
+    size_t batch = (size_t)opt->batch, n_rows = (size_t)t->n_rows, n_pad = (size_t)t->n_pad;
     t->n_set = n_pad * (size_t)t->n_in_pad + N_VECTORS * n_pad + 16;
-    size_t n_batch = batch * (size_t)t->n_in_pad + 3 * batch * n_pad +
+    size_t n_batch = 3 * n_rows * (size_t)t->n_in_pad + 4 * n_rows * n_pad + n_pad +
                      2 * batch * (size_t)t->n_panels + 2 * batch + 64;
     t->memory = vnp_alloc_aligned((4 * t->n_set + n_batch) * sizeof(float));
     t->row_major = vnp_alloc_aligned(t->n_set * sizeof(float));
@@ -178,10 +195,12 @@ vnp_status vnp_trainer_create(const struct vnp_train_options *opt, int64_t n_in,
     at = place_set(t, &t->best, at);
     at = place_set(t, &t->moment1, at);
     at = place_set(t, &t->moment2, at);
-    t->z = at, at += batch * (size_t)t->n_in_pad;
-    t->h = at, at += batch * n_pad;
-    t->y = at, at += batch * n_pad;
-    t->d = at, at += batch * n_pad;
+    t->z = at, at += 3 * n_rows * (size_t)t->n_in_pad;
+    t->h = at, at += n_rows * n_pad;
+    t->y = at, at += n_rows * n_pad;
+    t->xhat = at, at += n_rows * n_pad;
+    t->d = at, at += n_rows * n_pad;
+    t->inv = at, at += n_pad;
     t->logits = at, at += 2 * batch * (size_t)t->n_panels;
     t->d_logits = at;
     draw_weights(t);
@@ -202,57 +221,27 @@ void vnp_trainer_destroy(struct vnp_trainer *t) {
 
 /* ---- one step ------------------------------------------------------------------------------- */
 
-/* Dropout keeps a unit of a sample when its hash says so; kept values are scaled up. */
-static float keep(const struct round *r, int sample, int64_t unit) {
-    double p = r->t->opt.dropout;
-    if (p <= 0) return 1;
-    uint64_t i = (uint64_t)r->samples[sample] * (uint64_t)r->t->n_pad + (uint64_t)unit;
-    return uniform(r->key, i) < p ? 0.0f : (float)(1 / (1 - p));
-}
-
-/* BatchNorm of one unit over the batch: xhat into d, its statistics into the running ones. Returns
- * 1 / sqrt(var + eps). */
-static float normalise(struct vnp_trainer *t, int64_t unit, int n, const float *h, float *xhat) {
-    double mean = 0, var = 0, b1 = (double)t->now.v[B1][unit];
-    for (int i = 0; i < n; i++) mean += (double)h[i * PANEL];
-    mean /= n;
-    for (int i = 0; i < n; i++) {
-        double c = (double)h[i * PANEL] - mean;
-        var += c * c;
-    }
-    double inv = 1 / sqrt(var / n + (double)BN_EPS);
-    for (int i = 0; i < n; i++) xhat[i * PANEL] = (float)(((double)h[i * PANEL] - mean) * inv);
-    float *m = &t->now.v[MEAN][unit], *v = &t->now.v[VAR][unit];
-    *m = (float)((1 - BN_MOMENTUM) * (double)*m + BN_MOMENTUM * (mean + b1));
-    *v = (float)((1 - BN_MOMENTUM) * (double)*v + BN_MOMENTUM * var / (n - 1));
-    return (float)inv;
-}
-
-/* Product, BatchNorm, ReLU, dropout and the panel's part of the logits. xhat stays in d, the
- * outputs in y, 1/sqrt(var) in the first row of h. */
-static void forward_task(void *ctx, int64_t panel, int thread) {
-    struct round *r = ctx;
-    struct vnp_trainer *t = r->t;
-    (void)thread;
-    int64_t off = panel * t->opt.batch * PANEL;
-    float *h = t->h + off, *y = t->y + off, *xhat = t->d + off;
-    float *logits = t->logits + panel * 2 * t->opt.batch;
-    t->kernels->forward(t->z, t->n_in_pad, r->n, t->n_in_pad,
-                        t->now.w1 + panel * t->n_in_pad * PANEL, h);
-    memset(logits, 0, 2 * (size_t)r->n * sizeof *logits);
-    for (int j = 0; j < PANEL; j++) {
-        int64_t unit = panel * PANEL + j;
-        float gamma = t->now.v[GAMMA][unit], beta = t->now.v[BETA][unit];
-        float inv = normalise(t, unit, r->n, h + j, xhat + j);
-        for (int i = 0; i < r->n; i++) {
-            float x = gamma * xhat[i * PANEL + j] + beta;
-            float out = x <= 0 ? 0.0f : x * keep(r, i, unit); /* NaN stays NaN */
-            y[i * PANEL + j] = out;
-            logits[2 * i] += out * t->now.v[W2_OTHER][unit];
-            logits[2 * i + 1] += out * t->now.v[W2_VIRUS][unit];
-        }
-        h[j] = inv;
-    }
+/* The panel's place in the buffers of a batch. */
+static struct vnp_train_units units_of(const struct round *r, int64_t panel) {
+    const struct vnp_trainer *t = r->t;
+    int64_t off = panel * t->n_rows * PANEL, unit = panel * PANEL;
+    double p = t->opt.dropout;
+    return (struct vnp_train_units){.gamma = t->now.v[GAMMA] + unit,
+                                    .beta = t->now.v[BETA] + unit,
+                                    .w_other = t->now.v[W2_OTHER] + unit,
+                                    .w_virus = t->now.v[W2_VIRUS] + unit,
+                                    .h = t->h + off,
+                                    .xhat = t->xhat + off,
+                                    .y = t->y + off,
+                                    .d = t->d + off,
+                                    .inv = t->inv + unit,
+                                    .logits = t->logits + panel * 2 * t->opt.batch,
+                                    .d_logits = t->d_logits,
+                                    .key = r->key,
+                                    .threshold = (uint64_t)ceil(p * 0x1p53),
+                                    .scale = (float)(1 / (1 - p)),
+                                    .n_pad = (uint64_t)t->n_pad,
+                                    .first_unit = (uint64_t)unit};
 }
 
 static void move(const struct vnp_train_step *s, float g, float *w, float *v, float *u,
@@ -268,68 +257,103 @@ static void move(const struct vnp_train_step *s, float g, float *w, float *v, fl
     *w -= s->lr * (*v * s->correct1) / (sqrtf(*u * s->correct2) + s->eps);
 }
 
-static void move_unit(struct round *r, enum vector which, int64_t unit, double g) {
+static void move_units(const struct round *r, enum vector which, int64_t first, const double *g) {
     struct vnp_trainer *t = r->t;
-    move(&r->step, (float)g, &t->now.v[which][unit], &t->moment1.v[which][unit],
-         &t->moment2.v[which][unit], true);
+    for (int64_t j = 0; j < PANEL; j++)
+        move(&r->step, (float)g[j], &t->now.v[which][first + j], &t->moment1.v[which][first + j],
+             &t->moment2.v[which][first + j], true);
 }
 
-/* Gradients of one unit: output weights, BatchNorm, then d = dL/dh for the product's update. The
- * bias before BatchNorm has no gradient (the mean takes it away), so it is not moved: what rounding
- * leaves there would be noise, and Adam would make steps of it. */
-static void back_unit(struct round *r, int64_t unit, const float *h, const float *y, float *d,
-                      int j) {
-    struct vnp_trainer *t = r->t;
-    double g_other = 0, g_virus = 0, g_gamma = 0, g_beta = 0;
-    double gamma = (double)t->now.v[GAMMA][unit], inv = (double)h[j];
-    float w_other = t->now.v[W2_OTHER][unit], w_virus = t->now.v[W2_VIRUS][unit];
-    double dx[4096];
-    for (int i = 0; i < r->n; i++) {
-        const float *dl = t->d_logits + 2 * i;
-        float out = y[i * PANEL + j];
-        g_other += (double)(dl[0] * out);
-        g_virus += (double)(dl[1] * out);
-        float dy = out > 0 ? (dl[0] * w_other + dl[1] * w_virus) * keep(r, i, unit) : 0.0f;
-        dx[i] = (double)dy;
-        g_beta += dx[i];
-        g_gamma += dx[i] * (double)d[i * PANEL + j];
-    }
-    for (int i = 0; i < r->n; i++) {
-        double xhat = (double)d[i * PANEL + j];
-        d[i * PANEL + j] = (float)(gamma * inv * (dx[i] - g_beta / r->n - xhat * g_gamma / r->n));
-    }
-    move_unit(r, W2_OTHER, unit, g_other);
-    move_unit(r, W2_VIRUS, unit, g_virus);
-    move_unit(r, GAMMA, unit, g_gamma);
-    move_unit(r, BETA, unit, g_beta);
+/* Gradients of the panel's vectors and their step. The bias before BatchNorm has no gradient (the
+ * mean takes it away), so it is not moved: what rounding leaves there would be noise, and Adam
+ * would make steps of it. */
+static void go_back(const struct round *r, int64_t panel) {
+    double g_other[PANEL], g_virus[PANEL], g_gamma[PANEL], g_beta[PANEL];
+    struct vnp_train_units u = units_of(r, panel);
+    u.n = r->last.n;
+    u.g_other = g_other, u.g_virus = g_virus;
+    u.g_gamma = g_gamma, u.g_beta = g_beta;
+    r->t->kernels->backward(&u);
+    move_units(r, W2_OTHER, panel * PANEL, g_other);
+    move_units(r, W2_VIRUS, panel * PANEL, g_virus);
+    move_units(r, GAMMA, panel * PANEL, g_gamma);
+    move_units(r, BETA, panel * PANEL, g_beta);
 }
 
-static void backward_task(void *ctx, int64_t panel, int thread) {
-    struct round *r = ctx;
+/* BatchNorm to logits, and the batch's statistics into the running ones. */
+static void go_forward(const struct round *r, int64_t panel) {
     struct vnp_trainer *t = r->t;
+    double mean[PANEL], var[PANEL];
+    struct vnp_train_units u = units_of(r, panel);
+    int n = r->next.n;
+    u.n = n;
+    u.samples = r->next.samples;
+    u.mean = mean, u.var = var;
+    t->kernels->forward(&u);
+    for (int64_t j = 0, unit = panel * PANEL; j < PANEL; j++, unit++) {
+        float *m = &t->now.v[MEAN][unit], *v = &t->now.v[VAR][unit];
+        double b1 = (double)t->now.v[B1][unit];
+        *m = (float)((1 - BN_MOMENTUM) * (double)*m + BN_MOMENTUM * (mean[j] + b1));
+        *v = (float)((1 - BN_MOMENTUM) * (double)*v + BN_MOMENTUM * (var[j] * n / (n - 1)));
+    }
+}
+
+static void panel_task(const struct round *r, int64_t panel) {
+    struct vnp_trainer *t = r->t;
+    int64_t off_w = panel * t->n_in_pad * PANEL, off = panel * t->n_rows * PANEL;
+    if (r->last.n) go_back(r, panel);
+    struct vnp_train_sweep s = {.n_in = t->n_in_pad,
+                                .w = t->now.w1 + off_w,
+                                .v = t->moment1.w1 + off_w,
+                                .u = t->moment2.w1 + off_w,
+                                .step = r->last.n ? &r->step : NULL,
+                                .z_last = r->last.z,
+                                .d = t->d + off,
+                                .n_last = groups_of(r->last.n),
+                                .z_next = r->next.n ? r->next.z : NULL,
+                                .h = t->h + off,
+                                .n_next = groups_of(r->next.n)};
+    t->kernels->sweep(&s);
+    if (r->next.n) go_forward(r, panel);
+}
+
+/* A group of the batch after the next is fetched from wherever its vectors lie. */
+static void pack_task(const struct round *r, int64_t group) {
+    const struct vnp_trainer *t = r->t;
+    const float *rows[VNP_TRAIN_GROUP];
+    int64_t first = group * VNP_TRAIN_GROUP;
+    int n = (int)VNP_MIN(VNP_TRAIN_GROUP, r->later.n - first);
+    for (int i = 0; i < n; i++) rows[i] = r->data->rows[r->later.samples[first + i]];
+    t->kernels->pack(rows, n, t->n_in, t->n_in_pad,
+                     r->later.z + group * t->n_in_pad * VNP_TRAIN_GROUP);
+}
+
+static void round_task(void *ctx, int64_t task, int thread) {
+    const struct round *r = ctx;
+    int64_t n_panels = r->last.n || r->next.n ? r->t->n_panels : 0;
     (void)thread;
-    int64_t off = panel * t->opt.batch * PANEL, off_w = panel * t->n_in_pad * PANEL;
-    for (int j = 0; j < PANEL; j++) {
-        int64_t unit = panel * PANEL + j;
-        if (unit < t->opt.n_hidden)
-            back_unit(r, unit, t->h + off, t->y + off, t->d + off, j);
-        else
-            for (int i = 0; i < r->n; i++) t->d[off + i * PANEL + j] = 0;
-    }
-    t->kernels->update(t->z, t->n_in_pad, r->n, t->n_in_pad, t->d + off, &r->step,
-                       t->now.w1 + off_w, t->moment1.w1 + off_w, t->moment2.w1 + off_w);
+    if (task < n_panels)
+        panel_task(r, task);
+    else
+        pack_task(r, task - n_panels);
+}
+
+static void run_round(struct round *r) {
+    int64_t n_panels = r->last.n || r->next.n ? r->t->n_panels : 0;
+    vnp_pool_run(r->t->pool, n_panels + groups_of(r->later.n), round_task, r);
 }
 
 /* Softmax and weighted cross entropy of the batch; fills d_logits. Returns the mean loss. */
-static double take_loss(struct round *r, const uint8_t *labels) {
+static double take_loss(const struct round *r, const uint8_t *labels) {
     struct vnp_trainer *t = r->t;
+    const struct batch *b = &r->next;
     double loss = 0, total = 0;
-    for (int i = 0; i < r->n; i++) total += t->opt.class_weight[labels[r->samples[i]]];
-    for (int i = 0; i < r->n; i++) {
+    for (int i = 0; i < b->n; i++) total += t->opt.class_weight[labels[b->samples[i]]];
+    for (int i = 0; i < b->n; i++) {
         double x[2] = {(double)t->now.b2[0], (double)t->now.b2[1]};
         for (int64_t p = 0; p < t->n_panels; p++)
             for (int c = 0; c < 2; c++) x[c] += (double)t->logits[(p * t->opt.batch + i) * 2 + c];
-        int label = labels[r->samples[i]];
+        int label = labels[b->samples[i]];
         double top = fmax(x[0], x[1]), e0 = exp(x[0] - top), e1 = exp(x[1] - top);
         double weight = t->opt.class_weight[label] / total;
         double p[2] = {e0 / (e0 + e1), e1 / (e0 + e1)};
@@ -353,20 +377,13 @@ static void set_step(struct vnp_trainer *t, double lr, struct vnp_train_step *s)
                                  .correct2 = (float)(1 / (1 - pow(0.999, n)))};
 }
 
-static double run_step(struct round *r, const struct vnp_train_data *data, double lr) {
+static void move_output_bias(const struct round *r) {
     struct vnp_trainer *t = r->t;
-    for (int i = 0; i < r->n; i++)
-        memcpy(t->z + i * t->n_in_pad, data->rows[r->samples[i]], (size_t)t->n_in * sizeof(float));
-    set_step(t, lr, &r->step);
-    vnp_pool_run(t->pool, t->n_panels, forward_task, r);
-    double loss = take_loss(r, data->labels);
-    vnp_pool_run(t->pool, t->n_panels, backward_task, r);
     for (int c = 0; c < 2; c++) {
         double g = 0;
-        for (int i = 0; i < r->n; i++) g += (double)t->d_logits[2 * i + c];
+        for (int i = 0; i < r->next.n; i++) g += (double)t->d_logits[2 * i + c];
         move(&r->step, (float)g, &t->now.b2[c], &t->moment1.b2[c], &t->moment2.b2[c], true);
     }
-    return loss;
 }
 
 /* ---- epochs --------------------------------------------------------------------------------- */
@@ -403,6 +420,40 @@ static vnp_status check_data(const struct vnp_trainer *t, const struct vnp_train
     return VNP_OK;
 }
 
+/* Batch i of an epoch; a last batch of one has no variance and is left out. */
+static struct batch batch_of(struct vnp_trainer *t, int64_t n, int64_t i) {
+    int64_t first = i * t->opt.batch, left = n - first;
+    struct batch b = {.samples = t->order + first, .n = (int)VNP_MIN(t->opt.batch, left)};
+    if (left < 2) return (struct batch){0};
+    b.z = t->z + i % 3 * t->n_rows * t->n_in_pad;
+    return b;
+}
+
+/* A round a batch: while a panel's weights are at hand they take the last batch's step and meet
+ * the next batch; between rounds stands the loss. */
+static vnp_status run_batches(struct vnp_trainer *t, const struct vnp_train_data *train, double lr,
+                              double *loss, double *n_seen) {
+    struct round r = {.t = t, .data = train, .key = key_of(t, FOR_DROPOUT, t->n_epochs)};
+    r.later = batch_of(t, train->n, 0);
+    run_round(&r);
+    for (int64_t i = 0; r.later.n || r.next.n; i++) {
+        if (i % 100 == 99 && t->opt.progress &&
+            !t->opt.progress(t->opt.progress_ctx, i * t->opt.batch, train->n))
+            return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted in epoch %d",
+                            t->n_epochs + 1);
+        r.last = r.next;
+        r.next = r.later;
+        r.later = r.next.n ? batch_of(t, train->n, i + 1) : (struct batch){0};
+        run_round(&r);
+        if (r.next.n == 0) break;
+        set_step(t, lr, &r.step);
+        *loss += r.next.n * take_loss(&r, train->labels);
+        *n_seen += r.next.n;
+        move_output_bias(&r);
+    }
+    return VNP_OK;
+}
+
 vnp_status vnp_trainer_epoch(struct vnp_trainer *t, const struct vnp_train_data *train,
                              const struct vnp_train_data *valid, struct vnp_train_epoch *out) {
     double start = vnp_now_s(), loss = 0, n_seen = 0;
@@ -410,19 +461,7 @@ vnp_status vnp_trainer_epoch(struct vnp_trainer *t, const struct vnp_train_data 
     if (valid) VNP_TRY(check_data(t, valid, 0));
     VNP_TRY(draw_order(t, train->n, t->n_epochs));
     double lr = t->opt.lr * pow(t->opt.step_gamma, t->n_epochs / t->opt.step_epochs);
-    struct round r = {.t = t, .key = key_of(t, FOR_DROPOUT, t->n_epochs)};
-    int64_t n_batches = 0;
-    for (int64_t i = 0; i < train->n; i += t->opt.batch) {
-        if (++n_batches % 100 == 0 && t->opt.progress &&
-            !t->opt.progress(t->opt.progress_ctx, i, train->n))
-            return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted in epoch %d",
-                            t->n_epochs + 1);
-        r.n = (int)VNP_MIN(t->opt.batch, train->n - i);
-        if (r.n < 2) break; /* a batch of one has no variance: left out of this epoch */
-        r.samples = t->order + i;
-        loss += r.n * run_step(&r, train, lr);
-        n_seen += r.n;
-    }
+    VNP_TRY(run_batches(t, train, lr, &loss, &n_seen));
     *out = (struct vnp_train_epoch){.epoch = ++t->n_epochs, .lr = lr, .train_loss = loss / n_seen};
     if (!isfinite(out->train_loss))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the loss is not finite in epoch %d",
@@ -476,13 +515,16 @@ static void score_task(void *ctx, int64_t task, int thread) {
     double x[SCORE_ROWS][2];
     int64_t first = task * SCORE_ROWS;
     int rows = (int)VNP_MIN(SCORE_ROWS, s->data->n - first);
-    for (int i = 0; i < rows; i++) {
+    for (int i = 0; i < rows; i++)
         for (int c = 0; c < 2; c++) x[i][c] = (double)w->b2[c];
-        memcpy(z + i * t->n_in_pad, s->data->rows[first + i], (size_t)t->n_in * sizeof *z);
-    }
+    t->kernels->pack(s->data->rows + first, rows, t->n_in, t->n_in_pad, z);
     for (int64_t p = 0; p < t->n_panels; p++) {
-        const float *panel = w->w1 + p * t->n_in_pad * PANEL;
-        t->kernels->forward(z, t->n_in_pad, rows, t->n_in_pad, panel, h);
+        struct vnp_train_sweep product = {.n_in = t->n_in_pad,
+                                          .w = w->w1 + p * t->n_in_pad * PANEL,
+                                          .z_next = z,
+                                          .h = h,
+                                          .n_next = groups_of(rows)};
+        t->kernels->sweep(&product);
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < PANEL; j++)
                 add_unit(w, p * PANEL + j, (double)h[i * PANEL + j], x[i]);

@@ -103,60 +103,73 @@ static void test_one_epoch_equals_pytorch_adamw(void **state) {
     check_golden("adamw", VNP_TRAIN_ADAMW);
 }
 
-/* Inner loops against plain ones in FP64. */
-static void check_kernels(const struct vnp_train_kernels *kernels) {
-    enum { ROWS = 19, K = 24, P = VNP_TRAIN_PANEL };
+/* Inner loops against plain ones in FP64: a pass that moves the weights by one batch and multiplies
+ * them with another, in one go and in two. */
+static void check_sweep(const struct vnp_train_kernels *kernels, int n_last, int n_next, int k_in,
+                        bool is_adam) {
+    enum { ROWS = 24, K = 200, P = VNP_TRAIN_PANEL };
     uint64_t seed = 5;
-    static float z[ROWS * (K + 3)], w[K * P], h[ROWS * P + 1], d[ROWS * P], v[K * P], u[K * P],
-        w0[K * P];
-    for (size_t i = 0; i < VNP_COUNT(z); i++) z[i] = support_random_f32(&seed);
-    for (size_t i = 0; i < VNP_COUNT(w); i++) w0[i] = w[i] = support_random_f32(&seed);
-    for (size_t i = 0; i < VNP_COUNT(d); i++) d[i] = support_random_f32(&seed);
-    for (size_t i = 0; i < VNP_COUNT(v); i++) v[i] = support_random_f32(&seed), u[i] = 0.5f;
-    for (size_t i = 0; i < VNP_COUNT(h); i++) h[i] = NAN;
-    kernels->forward(z, K + 3, ROWS, K, w, h);
-    assert_true(isnan(h[ROWS * P]));
+    static float last[ROWS][K], next[ROWS][K], d[ROWS * P], w[K * P], v[K * P], u[K * P];
+    static float z_last[ROWS * K], z_next[ROWS * K], h[ROWS * P + 1], w0[K * P], v0[K * P];
+    const float *rows[ROWS];
+    int k_pad = (k_in + 7) / 8 * 8, g_last = (n_last + 7) / 8, g_next = (n_next + 7) / 8;
     for (int r = 0; r < ROWS; r++)
+        for (int k = 0; k < K; k++)
+            last[r][k] = support_random_f32(&seed), next[r][k] = support_random_f32(&seed);
+    for (int i = 0; i < ROWS * P; i++) d[i] = i < n_last * P ? support_random_f32(&seed) : 0.0f;
+    for (int i = 0; i < K * P; i++) {
+        w0[i] = w[i] = support_random_f32(&seed);
+        v0[i] = v[i] = support_random_f32(&seed);
+        u[i] = 0.5f;
+    }
+    for (size_t i = 0; i < VNP_COUNT(h); i++) h[i] = NAN;
+    for (int i = 0; i < ROWS * K; i++) z_last[i] = z_next[i] = NAN;
+    for (int r = 0; r < n_last; r++) rows[r] = last[r];
+    kernels->pack(rows, n_last, k_in, k_pad, z_last);
+    for (int r = 0; r < n_next; r++) rows[r] = next[r];
+    kernels->pack(rows, n_next, k_in, k_pad, z_next);
+    struct vnp_train_step step = {.lr = 0.1f, .momentum = 0.9f, .is_adam = is_adam};
+    step.beta1 = 0.9f, step.beta2 = 0.999f, step.eps = 1e-8f;
+    step.decay = 0.001f, step.correct1 = 2.0f, step.correct2 = 3.0f;
+    struct vnp_train_sweep s = {.n_in = k_pad, .w = w, .v = v, .u = u, .z_last = z_last, .d = d};
+    s.n_last = g_last, s.step = n_last ? &step : NULL;
+    s.z_next = n_next ? z_next : NULL, s.h = h, s.n_next = g_next;
+    kernels->sweep(&s);
+    assert_true(isnan(h[g_next * 8 * P]));
+    for (int k = 0; k < k_pad && n_last; k++)
+        for (int j = 0; j < P; j++) {
+            double g = 0, x = (double)w0[k * P + j], q = 0.5, first = (double)v0[k * P + j];
+            for (int r = 0; r < n_last && k < k_in; r++)
+                g += (double)last[r][k] * (double)d[r * P + j];
+            if (is_adam) {
+                first = 0.9 * first + 0.1 * g;
+                q = 0.999 * q + 0.001 * g * g;
+                x = x * 0.999 - 0.1 * first * 2 / (sqrt(q * 3) + 1e-8);
+            } else {
+                first = 0.9 * first + g;
+                x -= 0.1 * first;
+            }
+            if (!(fabs(x - (double)w[k * P + j]) < 2e-6))
+                fail_msg("update, adam %d, k %d, unit %d: %g, want %g", is_adam, k, j,
+                         (double)w[k * P + j], x);
+        }
+    for (int r = 0; r < n_next; r++)
         for (int j = 0; j < P; j++) {
             double want = 0;
-            for (int k = 0; k < K; k++) want += (double)z[r * (K + 3) + k] * (double)w[k * P + j];
-            assert_true(fabs(want - (double)h[r * P + j]) < 24 * 1.2e-7 * 8);
+            for (int k = 0; k < k_in; k++) want += (double)next[r][k] * (double)w[k * P + j];
+            if (!(fabs(want - (double)h[r * P + j]) < k_in * 1.2e-7 * 8))
+                fail_msg("product, %d inputs, row %d, unit %d: %g, want %g", k_in, r, j,
+                         (double)h[r * P + j], want);
         }
-    static float v_adam[K * P];
-    memcpy(v_adam, v, sizeof v);
-    struct vnp_train_step sgd = {.lr = 0.1f, .momentum = 0.9f};
-    struct vnp_train_step adam = {.lr = 0.1f,
-                                  .is_adam = 1,
-                                  .beta1 = 0.9f,
-                                  .beta2 = 0.999f,
-                                  .eps = 1e-8f,
-                                  .decay = 0.001f,
-                                  .correct1 = 2.0f,
-                                  .correct2 = 3.0f};
-    for (int is_adam = 0; is_adam < 2; is_adam++) {
-        float *m = is_adam ? v_adam : v;
-        static float m0[K * P];
-        memcpy(m0, m, sizeof m0);
-        memcpy(w, w0, sizeof w);
-        kernels->update(z, K + 3, ROWS, K, d, is_adam ? &adam : &sgd, w, m, u);
-        for (int k = 0; k < K; k++)
-            for (int j = 0; j < P; j++) {
-                double g = 0, x = (double)w0[k * P + j], q = 0.5, first = (double)m0[k * P + j];
-                for (int r = 0; r < ROWS; r++)
-                    g += (double)z[r * (K + 3) + k] * (double)d[r * P + j];
-                if (is_adam) {
-                    first = 0.9 * first + 0.1 * g;
-                    q = 0.999 * q + 0.001 * g * g;
-                    x = x * 0.999 - 0.1 * first * 2 / (sqrt(q * 3) + 1e-8);
-                } else {
-                    first = 0.9 * first + g;
-                    x -= 0.1 * first;
-                }
-                if (!(fabs(x - (double)w[k * P + j]) < 2e-6))
-                    fail_msg("update, adam %d, k %d, unit %d: %g, want %g", is_adam, k, j,
-                             (double)w[k * P + j], x);
-            }
-    }
+}
+
+static void check_kernels(const struct vnp_train_kernels *kernels) {
+    static const int sizes[] = {1, 7, 8, 63, 64, 65, 128, 200};
+    for (size_t i = 0; i < VNP_COUNT(sizes); i++)
+        for (int n_last = 0; n_last <= 19; n_last += n_last < 9 ? 4 : 11)
+            for (int n_next = 0; n_next <= 17; n_next += n_next < 9 ? 4 : 9)
+                for (int is_adam = 0; is_adam < 2; is_adam++)
+                    check_sweep(kernels, n_last, n_next, sizes[i], is_adam);
 }
 
 static void test_kernels(void **state) {
@@ -165,7 +178,8 @@ static void test_kernels(void **state) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         check_kernels(vnp_train_kernels_avx2());
-    if (__builtin_cpu_supports("avx512f")) check_kernels(vnp_train_kernels_avx512());
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        check_kernels(vnp_train_kernels_avx512());
 #endif
 }
 
