@@ -220,6 +220,15 @@ int vnp_cli_model(int argc, char **argv) {
 
 /* ---- status --------------------------------------------------------------------------------- */
 
+static void print_left(double s) {
+    if (s < 120)
+        printf("  %-10s about %.0f s\n", "left", s);
+    else if (s < 2 * 3600)
+        printf("  %-10s about %.0f min\n", "left", s / 60);
+    else
+        printf("  %-10s about %.1f h\n", "left", s / 3600);
+}
+
 static void print_status(const char *path, const vnp_folder_status *s) {
     char done[32] = "";
     bool is_running = strcmp(s->state, "running") == 0;
@@ -233,13 +242,13 @@ static void print_status(const char *path, const vnp_folder_status *s) {
                           : "stopped; "
                             "repeat its command to go on",
            is_running ? done : "");
-    if (strcmp(s->shard, "0/1") != 0) printf("  %-10s %s\n", "shard", s->shard);
+    if (s->shard[0] && strcmp(s->shard, "0/1") != 0) printf("  %-10s %s\n", "shard", s->shard);
     printf("  %-10s %lld records, %lld windows, %lld frames, %lld tokens\n", "done",
            (long long)s->n_records, (long long)s->n_windows, (long long)s->n_frames,
            (long long)s->n_tokens);
     printf("  %-10s %.1f s in %lld session%s, %.0f tokens/s\n", "time", s->elapsed_s,
            (long long)s->n_sessions, s->n_sessions == 1 ? "" : "s", s->tokens_per_s);
-    if (is_running && s->eta_s >= 0) printf("  %-10s about %.0f s\n", "left", s->eta_s);
+    if (is_running && s->eta_s >= 0) print_left(s->eta_s);
     if (s->n_failed_frames)
         printf("  %-10s %lld frames\n", "failed", (long long)s->n_failed_frames);
     if (s->n_incidents)

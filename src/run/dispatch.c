@@ -50,6 +50,7 @@ void vnp_run_pack_fill(struct run_pack *p, int enc, struct run_item *const *item
     p->enc = enc;
     p->n_faults = 0;
     p->idx_blamed = -1;
+    p->is_last = false;
     p->view = (struct vnp_pack){.n_tokens = n_tokens,
                                 .n_seqs = n,
                                 .max_len = max_len,
@@ -169,7 +170,7 @@ void vnp_run_dispatch_push(struct run_dispatch *d, struct run_pack *p) {
     line_add(d, p, false);
     d->n_packs++;
     d->n_tokens += p->view.n_tokens;
-    d->n_capacity += VNP_MAX(d->cap_tokens, p->view.n_tokens);
+    d->n_capacity += p->is_last ? p->view.n_tokens : VNP_MAX(d->cap_tokens, p->view.n_tokens);
     pthread_cond_signal(&d->has_pack);
     pthread_mutex_unlock(&d->lock);
 }
@@ -224,10 +225,11 @@ enum run_pop vnp_run_dispatch_pop(struct run_dispatch *d, int idx_device, bool i
         bool is_end = d->is_aborted || (d->is_closed && d->n_in_flight == 0 && !d->head);
         p = is_end ? NULL : choose(d, idx_device);
         if (p || is_end || !is_waiting) break;
-        if (d->head) /* left to another device: look again, that one may never come */
-            vnp_run_cond_wait_s(&d->has_pack, &d->lock, 0.02);
-        else
-            pthread_cond_wait(&d->has_pack, &d->lock);
+        /* Left to another device: look again, that one may never come. Else in slices, for the
+         * cause of waiting may change meanwhile. */
+        double t = vnp_now_s();
+        vnp_run_cond_wait_s(&d->has_pack, &d->lock, d->head ? 0.02 : 0.05);
+        d->cause_s[d->is_closed ? RUN_FOR_END : atomic_load(&d->cause)] += vnp_now_s() - t;
     }
     d->n_idle -= is_waiting;
     if (p) {

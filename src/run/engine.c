@@ -174,7 +174,7 @@ static void report(struct run_engine *e, const char *stage) {
                                  .n_windows = atomic_load(&e->n_windows),
                                  .n_frames = atomic_load(&e->n_frames),
                                  .n_tokens = atomic_load(&e->n_tokens),
-                                 .n_bytes_read = atomic_load(&e->n_bytes_read),
+                                 .n_bytes_read = atomic_load(&e->n_bytes_done),
                                  .n_bytes_total = atomic_load(&e->n_bytes_total),
                                  .elapsed_s = elapsed,
                                  .stage = stage};
@@ -223,7 +223,7 @@ static void start_team(struct run_engine *e, struct team *t) {
 /* Until every thread but the finishing one has ended. After a stop request the packs in flight have
  * the grace time; then devices give them up, and what is complete is committed all the same. */
 static void watch(struct run_engine *e, const struct team *t) {
-    double t_report = vnp_now_s(), t_stop = 0;
+    double t_report = vnp_now_s(), t_status = t_report, t_stop = 0;
     double grace_s = e->opt->grace_s > 0 ? e->opt->grace_s : DEFAULT_GRACE_S;
     int n_left = t->has_finish;
     pthread_mutex_lock(&e->lock);
@@ -240,6 +240,10 @@ static void watch(struct run_engine *e, const struct team *t) {
         if (vnp_now_s() - t_report >= 0.5) {
             t_report = vnp_now_s();
             report(e, "running");
+        }
+        if (vnp_now_s() - t_status >= 1) {
+            t_status = vnp_now_s();
+            vnp_run_status_write(e);
         }
         pthread_mutex_lock(&e->lock);
         if (e->n_running == n_left - 1 && n_left) break; /* the finishing thread failed */
@@ -263,7 +267,12 @@ vnp_status vnp_run_engine_run(struct run_engine *e) {
     e->t_start = vnp_now_s();
     e->n_prep = VNP_MAX(1, VNP_MIN((int)VNP_COUNT(t.prep), e->n_prep));
     report(e, "loading");
+    struct vnp_ledger_session sum = {0};
     vnp_status status = create_parts(e);
+    if (status == VNP_OK) status = vnp_ledger_count(e->ledger, &e->before);
+    if (status == VNP_OK) status = vnp_ledger_session_sum(e->ledger, &sum, &e->n_sessions);
+    e->n_sessions++;
+    vnp_run_status_write(e);
     if (status == VNP_OK) {
         start_team(e, &t);
         watch(e, &t);

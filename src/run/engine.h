@@ -109,6 +109,7 @@ struct run_block {
     int64_t n_records, n_windows, n_frames, n_items, n_rows;
     int64_t n_bases;
     int64_t n_row_bytes; /* counted in the engine's */
+    int64_t n_stored;    /* bytes of the input, as stored, that were read for it */
     int64_t n_tokens[N_ENC], n_unknown, n_duplicates;
     atomic_int_fast64_t
         n_pending;        /* items without a result, plus one while they are being pushed */
@@ -154,6 +155,7 @@ struct run_pack {
     int n_faults;   /* workers lost or wrong with it; > 0: a suspect, computed alone */
     int idx_blamed; /* device of the last fault; others are asked first. -1 = none */
     int idx_owner;  /* device that has taken it; -1 = none. The dispatcher's, under its lock */
+    bool is_last;   /* of its encoder: only the end of the input may leave it unfilled */
     bool is_extra;  /* made for a halved pack or a long sequence; freed after use */
     struct run_pack *next;
 };
@@ -178,6 +180,16 @@ struct run_device {
     struct run_engine *engine;
 };
 
+/* What keeps an idle device from its next pack. */
+enum run_cause {
+    RUN_FOR_READING,
+    RUN_FOR_PREPARING,
+    RUN_FOR_PACKING,
+    RUN_FOR_BLOCKS, /* every block is on its way: to a device, to the ledger */
+    RUN_FOR_END,    /* no more packs will come */
+    RUN_N_CAUSES
+};
+
 /* What the dispatcher knows of a device. */
 struct run_share {
     bool is_ready;             /* open, and not being opened anew */
@@ -197,6 +209,8 @@ struct run_dispatch {
     int n_devices;
     int n_idle, n_alive, n_ready; /* devices waiting for a pack; not dropped; see is_ready */
     int64_t n_in_flight;          /* packs taken and not yet given back */
+    _Atomic enum run_cause cause; /* said by the packing stage; not guarded */
+    double cause_s[RUN_N_CAUSES]; /* device-seconds of waiting */
     bool is_closed;               /* no more packs will come but retries */
     bool is_aborted;
     int64_t n_packs, n_tokens, n_capacity; /* dispatched, for the fill */
@@ -256,11 +270,16 @@ struct run_engine {
     struct run_stage stages[N_STAGES];
     /* counters, any thread */
     atomic_int_fast64_t n_records, n_windows, n_frames, n_tokens, n_bytes_read, n_bytes_total;
-    atomic_int_fast64_t n_duplicates, n_incidents;
+    atomic_int_fast64_t n_duplicates, n_incidents, n_preparing;
+    atomic_int_fast64_t n_bytes_done,
+        n_bytes_skipped; /* of finished blocks; of those that were there */
+    atomic_int_fast64_t n_tokens_done, n_failed_done; /* of finished blocks */
+    struct vnp_ledger_counts before;                  /* what the ledger held at the start */
+    int64_t n_sessions;                               /* this one included */
     int64_t n_blocks_input; /* blocks of the whole input, known at its end */
     struct vnp_seq_reader_stats input;
     double t_start, t_end;
-    char path_status[4096]; /* renewed at every commit, for those who watch; "" = none */
+    char path_status[4096]; /* renewed every second, for those who watch; "" = none */
 };
 
 /* Runs all stages to the end of the input. Everything durable is committed when it returns;
@@ -351,7 +370,8 @@ vnp_status vnp_run_make_folder(const char *path) VNP_WARN_UNUSED;
 /* vectors.c: the joined vectors of every open frame of opt->inputs, in opt->out/run.vectors with
  * opt->out/run.db, both kept; s->e.ledger is open and COMPUTED when this returns OK. */
 vnp_status vnp_run_vectors(struct run_setup *s) VNP_WARN_UNUSED;
-void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s);
+/* For those who watch; never fails the run. */
+void vnp_run_status_write(struct run_engine *e);
 
 /* reuse.c: the cache of vectors between runs */
 vnp_status vnp_run_cache_open(struct run_setup *s) VNP_WARN_UNUSED; /* nothing without --cache */

@@ -11,8 +11,8 @@ enum { MAX_BLOCK_RECORDS = 1024 };
 
 struct feed {
     struct run_engine *e;
-    struct run_block *block; /* being filled, or NULL */
-    int64_t n_blocks;
+    struct run_block *block;    /* being filled, or NULL */
+    int64_t n_blocks, n_stored; /* bytes of the input that closed blocks were read from */
     struct run_stage time;
 };
 
@@ -47,6 +47,8 @@ static vnp_status block_close(struct feed *f) {
     struct run_block *b = f->block;
     if (!b) return VNP_OK;
     f->block = NULL;
+    b->n_stored = atomic_load(&e->n_bytes_read) - f->n_stored;
+    f->n_stored += b->n_stored;
     b->content = vnp_run_block_content(b);
     struct vnp_hash128 known;
     bool is_there = false;
@@ -56,6 +58,8 @@ static vnp_status block_close(struct feed *f) {
         if (!is_same) return mismatch(e, b);
         atomic_fetch_add(&e->n_records, b->n_records);
         atomic_fetch_add(&e->n_windows, b->n_windows);
+        atomic_fetch_add(&e->n_bytes_done, b->n_stored);
+        atomic_fetch_add(&e->n_bytes_skipped, b->n_stored);
         return vnp_run_queue_push(&e->free_blocks, b, NULL) ? VNP_OK : VNP_CANCELED;
     }
     pthread_mutex_lock(&e->lock);
@@ -117,10 +121,10 @@ static vnp_status feed_all(struct feed *f, struct vnp_seq_reader *reader) {
         VNP_TRY(vnp_seq_reader_next(reader, &r, &has));
         if (!has) break;
         if (r.idx % n_shards != e->opt->shard_idx) continue;
-        VNP_TRY(feed_record(f, &r));
         struct vnp_seq_reader_stats stats;
         vnp_seq_reader_stats(reader, &stats);
         atomic_store(&e->n_bytes_read, stats.n_bytes_stored);
+        VNP_TRY(feed_record(f, &r));
     }
     VNP_TRY(block_close(f));
     vnp_seq_reader_stats(reader, &e->input);

@@ -101,6 +101,9 @@ static vnp_status put_block(struct finish *f, struct run_block *b) {
     atomic_fetch_add(&f->e->n_records, b->n_records);
     atomic_fetch_add(&f->e->n_windows, b->n_windows);
     atomic_fetch_add(&f->e->n_frames, b->n_frames);
+    atomic_fetch_add(&f->e->n_bytes_done, b->n_stored);
+    atomic_fetch_add(&f->e->n_tokens_done, b->n_tokens[ENC_DNA] + b->n_tokens[ENC_PROTEIN]);
+    atomic_fetch_add(&f->e->n_failed_done, n_failed);
     return VNP_OK;
 }
 
@@ -115,7 +118,6 @@ static vnp_status commit(struct finish *f) {
     pthread_mutex_unlock(&e->dispatch.lock);
     VNP_TRY(vnp_ledger_session_set(e->ledger, &s));
     VNP_TRY(vnp_ledger_commit(e->ledger));
-    vnp_run_status_write(e, &s);
     f->t_commit = 0;
     f->n_open_frames = 0;
     return VNP_OK;

@@ -14,7 +14,7 @@ struct stage {
 };
 
 /* Takes one pack from a packer to the dispatcher; false when aborted. */
-static bool emit(struct stage *s, int enc) {
+static bool emit(struct stage *s, int enc, bool is_end) {
     struct run_engine *e = s->e;
     struct run_pack *p = vnp_run_dispatch_pack_get(&e->dispatch, &s->time.wait_out_s);
     if (!p) return false;
@@ -36,6 +36,7 @@ static bool emit(struct stage *s, int enc) {
         p = big;
     }
     vnp_run_pack_fill(p, enc, s->items, packed.n_seqs);
+    p->is_last = is_end && vnp_packer_n_seqs(e->packers[enc]) == 0;
     vnp_run_dispatch_push(&e->dispatch, p);
     return true;
 }
@@ -69,6 +70,13 @@ static bool is_starving(struct run_engine *e) {
     return is;
 }
 
+/* Why there is no block to pack: what devices that run dry are waiting for. */
+static enum run_cause find_cause(struct run_engine *e) {
+    if (atomic_load(&e->n_preparing) > 0 || vnp_run_queue_count(&e->to_prep) > 0)
+        return RUN_FOR_PREPARING;
+    return vnp_run_queue_count(&e->free_blocks) == 0 ? RUN_FOR_BLOCKS : RUN_FOR_READING;
+}
+
 /* The next block in order; NULL at the end, or (*is_idle) when none came for a while. */
 static struct run_block *next_block(struct stage *s, bool *is_idle) {
     struct run_engine *e = s->e;
@@ -88,12 +96,14 @@ static struct run_block *next_block(struct stage *s, bool *is_idle) {
         }
         if (e->is_feed_done && e->n_prep_running == 0 && e->next_serial == e->n_serials) break;
         if (*is_idle) break;
+        atomic_store(&e->dispatch.cause, find_cause(e));
         vnp_run_cond_wait_s(&e->changed, &e->lock, 0.005);
         *is_idle = vnp_now_s() - t >= 0.005 && e->in_order[e->next_serial % e->n_blocks] == NULL;
     }
     pthread_mutex_unlock(&e->lock);
     s->time.wait_in_s += vnp_now_s() - t;
     if (b) *is_idle = false;
+    if (b) atomic_store(&e->dispatch.cause, RUN_FOR_PACKING);
     return b;
 }
 
@@ -105,7 +115,7 @@ static bool emit_fullest(struct stage *s) {
         int64_t n = e->packers[enc] ? vnp_packer_n_tokens(e->packers[enc]) : 0;
         if (n > 0 && (best < 0 || n > vnp_packer_n_tokens(e->packers[best]))) best = enc;
     }
-    return best < 0 || emit(s, best);
+    return best < 0 || emit(s, best, false);
 }
 
 /* Sends out what is ready, and a full pack that could still be bettered rather than let a device
@@ -116,7 +126,7 @@ static bool emit_ready(struct stage *s) {
         struct vnp_packer *p = e->packers[enc];
         while (p && (vnp_packer_is_ready(p) ||
                      (vnp_packer_n_tokens(p) >= e->budget_tokens && is_starving(e))))
-            if (!emit(s, enc)) return false;
+            if (!emit(s, enc, false)) return false;
     }
     return true;
 }
@@ -141,7 +151,7 @@ static void pack_all(struct stage *s) {
     }
     for (int enc = 0; enc < N_ENC; enc++)
         while (e->packers[enc] && vnp_packer_n_seqs(e->packers[enc]) > 0)
-            if (!emit(s, enc)) return;
+            if (!emit(s, enc, true)) return;
 }
 
 void *vnp_run_pack_main(void *engine) {

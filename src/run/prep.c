@@ -156,7 +156,9 @@ void *vnp_run_prep_main(void *engine) {
     void *b;
     while (vnp_run_queue_pop(&e->to_prep, -1, &b, &p.time.wait_in_s) == RUN_POP_OK) {
         if (vnp_run_engine_is_ending(e)) break;
+        atomic_fetch_add(&e->n_preparing, 1);
         vnp_status status = prep_block(&p, b);
+        atomic_fetch_sub(&e->n_preparing, 1);
         if (status != VNP_OK) {
             if (!vnp_run_engine_is_ending(e)) vnp_run_engine_fail(e, status);
             break;

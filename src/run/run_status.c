@@ -1,34 +1,53 @@
 // SPDX-License-Identifier: MIT
 // status: what a run has done. The database is locked while a run computes, so that run leaves a
-// small file beside it at every commit; when nobody has the database open, it is asked itself.
+// small file beside it every second; when nobody has the database open, it is asked itself.
 #include "run/engine.h"
 #include "out/out.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-/* Only for watchers: a failure here is no failure of the run. */
-void vnp_run_status_write(struct run_engine *e, const struct vnp_ledger_session *s) {
+/* A small file, whole or not at all, but not made durable: whoever watches wants it now, and a
+ * failure here is none of the run's. */
+static bool replace_file(const char *path, const char *text, size_t n) {
+    char temp[4200];
+    snprintf(temp, sizeof temp, "%s.tmp", path);
+    if (vnp_sysio_before("open", temp, NULL)) return false;
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return false;
+    bool is_ok = !vnp_sysio_before("write", temp, NULL) && write(fd, text, n) == (ssize_t)n;
+    is_ok &= close(fd) == 0;
+    is_ok = is_ok && !vnp_sysio_before("rename", path, NULL) && rename(temp, path) == 0;
+    if (!is_ok) unlink(temp);
+    return is_ok;
+}
+
+void vnp_run_status_write(struct run_engine *e) {
+    char text[1024];
     if (!e->path_status[0]) return;
-    struct vnp_outfile *f;
-    int64_t n_tokens = atomic_load(&e->n_tokens);
-    if (vnp_outfile_open(e->path_status, &f) != VNP_OK) return;
-    vnp_status status = vnp_outfile_printf(
-        f,
-        "{\"records\": %lld, \"windows\": %lld, \"frames\": %lld, \"tokens\": %lld,"
-        " \"incidents\": %lld, \"bytes_read\": %lld, \"bytes_total\": %lld, \"elapsed_s\": %.1f}\n",
+    int n = snprintf(
+        text, sizeof text,
+        "{\"shard\": \"%d/%d\", \"sessions\": %lld, \"records\": %lld, \"windows\": %lld,"
+        " \"frames\": %lld, \"tokens\": %lld, \"tokens_now\": %lld, \"failed_frames\": %lld,"
+        " \"incidents\": %lld, \"bytes_done\": %lld, \"bytes_skipped\": %lld,"
+        " \"bytes_total\": %lld, \"elapsed_s\": %.1f}\n",
+        e->opt->shard_idx, VNP_MAX(1, e->opt->n_shards), (long long)e->n_sessions,
         (long long)atomic_load(&e->n_records), (long long)atomic_load(&e->n_windows),
-        (long long)atomic_load(&e->n_frames), (long long)n_tokens, (long long)s->n_incidents,
-        (long long)atomic_load(&e->n_bytes_read), (long long)atomic_load(&e->n_bytes_total),
-        s->elapsed_s);
-    if (status == VNP_OK)
-        status = vnp_outfile_commit(f);
-    else
-        vnp_outfile_abort(f);
-    if (status != VNP_OK) vnp_log(VNP_LOG_DEBUG, "run", "status: %s", vnp_error_last()->text);
+        (long long)(e->before.n_frames + atomic_load(&e->n_frames)),
+        (long long)(e->before.n_tokens_dna + e->before.n_tokens_protein +
+                    atomic_load(&e->n_tokens_done)),
+        (long long)atomic_load(&e->n_tokens_done),
+        (long long)(e->before.n_failed_frames + atomic_load(&e->n_failed_done)),
+        (long long)atomic_load(&e->n_incidents), (long long)atomic_load(&e->n_bytes_done),
+        (long long)atomic_load(&e->n_bytes_skipped), (long long)atomic_load(&e->n_bytes_total),
+        vnp_now_s() - e->t_start);
+    if (!replace_file(e->path_status, text, (size_t)n))
+        vnp_log(VNP_LOG_DEBUG, "run", "%s cannot be written", e->path_status);
 }
 
 static int64_t number(const json_t *root, const char *key) {
@@ -41,18 +60,24 @@ static vnp_status from_file(const char *path, struct vnp_run_status_info *out) {
     snprintf(out->state, sizeof out->state, "running");
     out->is_active = true;
     if (!root) return VNP_OK; /* it has not committed yet */
+    const char *shard = json_string_value(json_object_get(root, "shard"));
+    snprintf(out->shard, sizeof out->shard, "%s", shard ? shard : "");
+    out->n_sessions = number(root, "sessions");
     out->n_records = number(root, "records");
     out->n_windows = number(root, "windows");
     out->n_frames = number(root, "frames");
     out->n_tokens = number(root, "tokens");
+    out->n_failed_frames = number(root, "failed_frames");
     out->n_incidents = number(root, "incidents");
-    out->n_bytes_read = number(root, "bytes_read");
+    out->n_bytes_read = number(root, "bytes_done");
     out->n_bytes_total = number(root, "bytes_total");
     out->elapsed_s = json_number_value(json_object_get(root, "elapsed_s"));
+    int64_t n_now = out->n_bytes_read - number(root, "bytes_skipped");
+    if (out->elapsed_s > 0) out->tokens_per_s = (double)number(root, "tokens_now") / out->elapsed_s;
+    if (out->n_bytes_total > 0 && n_now > 0)
+        out->eta_s =
+            out->elapsed_s * (double)(out->n_bytes_total - out->n_bytes_read) / (double)n_now;
     json_decref(root);
-    if (out->elapsed_s > 0) out->tokens_per_s = (double)out->n_tokens / out->elapsed_s;
-    if (out->n_bytes_total > 0 && out->n_bytes_read > 0)
-        out->eta_s = out->elapsed_s * ((double)out->n_bytes_total / (double)out->n_bytes_read - 1);
     return VNP_OK;
 }
 

@@ -52,6 +52,16 @@ static json_t *gpu_json(const struct run_device *d) {
     return o;
 }
 
+/* Device-seconds without a pack, by what kept it back; of this session. */
+static json_t *waits_json(const struct run_engine *e) {
+    static const char *const names[RUN_N_CAUSES] = {"reading", "preparing", "packing",
+                                                    "blocks_under_way", "the_end"};
+    json_t *o = json_object();
+    for (int i = 0; i < RUN_N_CAUSES; i++)
+        json_object_set_new(o, names[i], json_real(e->dispatch.cause_s[i]));
+    return o;
+}
+
 static json_t *devices_json(const struct run_setup *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->e.n_devices; i++) {
@@ -151,6 +161,7 @@ static vnp_status build(struct run_setup *s, const struct vnp_run_counts *counts
     VNP_TRY(packing_json(s, root));
     json_object_set_new(root, "cache", cache_json(s));
     json_object_set_new(root, "stages", stages_json(&s->e));
+    json_object_set_new(root, "devices_waited_for_s", waits_json(&s->e));
     json_object_set_new(root, "devices", devices_json(s));
     json_object_set_new(root, "warnings", warnings_json(s, counts));
     json_object_set_new(root, "incidents", incidents);
