@@ -284,7 +284,8 @@ static vnp_status upload_bias(struct vnp_device *dev, const struct vnp_linear_de
 
 static vnp_status upload_weight(struct vnp_device *dev, const struct vnp_linear_desc *d,
                                 struct vnp_linear *w) {
-    size_t n_bytes = (size_t)w->n_out * (size_t)w->ld_w * vnp_dtype_bytes(w->dtype);
+    size_t n_rows = (size_t)VNP_ALIGN_UP(w->n_out, VNP_CUDA_WEIGHT_ROWS);
+    size_t n_bytes = n_rows * (size_t)w->ld_w * vnp_dtype_bytes(w->dtype);
     int64_t row = 0, ignored = 0;
     float *d_length = NULL, *h_length = NULL;
     VNP_CUDA(cudaMalloc(&w->w, n_bytes));

@@ -1,25 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Hopper matrix products of F16 operands: the instances of cuda_gemm_sm90.cuh that the models use.
- */
+ * Hopper matrix products of FP16 operands: cuda_gemm_sm90.cuh. */
 #include "cuda_gemm_sm90.cuh"
 
 extern "C" cudaError_t vnp_cuda_gemm_f16_sm90(const struct vnp_cuda_gemm_args *p,
                                               cudaStream_t stream) {
-    bool is_f32 = p->out_dtype == VNP_F32;
-    if (!is_f32 && p->out_dtype != VNP_F16) return cudaErrorNotSupported;
-    switch (p->epilogue) {
-    case VNP_CUDA_EPI_STORE:
-        return is_f32 ? launch_sm90<in_f16, VNP_CUDA_EPI_STORE, OUT_F32>(p, stream)
-                      : launch_sm90<in_f16, VNP_CUDA_EPI_STORE, OUT_F16>(p, stream);
-    case VNP_CUDA_EPI_GELU:
-        return is_f32 ? launch_sm90<in_f16, VNP_CUDA_EPI_GELU, OUT_F32>(p, stream)
-                      : launch_sm90<in_f16, VNP_CUDA_EPI_GELU, OUT_F16>(p, stream);
-    case VNP_CUDA_EPI_ADD:
-        return is_f32 ? launch_sm90<in_f16, VNP_CUDA_EPI_ADD, OUT_F32>(p, stream)
-                      : cudaErrorNotSupported;
-    case VNP_CUDA_EPI_GEGLU:
-        return is_f32 ? cudaErrorNotSupported
-                      : launch_sm90<in_f16, VNP_CUDA_EPI_GEGLU, OUT_F16>(p, stream);
-    }
-    return cudaErrorNotSupported;
+    return run_sm90<in_f16>(p, stream);
 }

@@ -17,6 +17,7 @@ extern "C" {
 /* ---- rows and tiles ------------------------------------------------------------------------ */
 
 #define VNP_CUDA_LD_ALIGN 16    /* elements: rows of every operand start on 16 bytes or more */
+#define VNP_CUDA_WEIGHT_ROWS 64 /* rows allocated of a weight: a multiple of these */
 #define VNP_CUDA_LT_ROWS 2048   /* the library path runs in pieces of so many rows, always */
 #define VNP_CUDA_TILE_ROWS 64   /* rows of an attention tile: 4 warps of 16 */
 #define VNP_CUDA_MAX_TENSORS 64 /* tensors of one execution context */
@@ -90,6 +91,7 @@ enum vnp_cuda_gemm_epilogue {
     VNP_CUDA_EPI_GEGLU,     /* out = gelu(gate) * value; weight rows interleaved by eights */
 };
 struct vnp_cuda_gemm_args {
+    /* w, bias and w_scale are readable up to a multiple of VNP_CUDA_WEIGHT_ROWS rows */
     const void *a, *w;    /* [M][K] ld_a, [n_out][K] ld_w, in_dtype */
     const float *bias;    /* [n_out] or NULL */
     const float *a_scale; /* [M] E4M3 only */
