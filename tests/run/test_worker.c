@@ -414,7 +414,8 @@ static void test_grace(void **state) {
     close_fixture(&f);
 }
 
-int main(void) {
+/* An argument: only the tests whose names match it. */
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bytes),     cmocka_unit_test(test_each_fault),
         cmocka_unit_test(test_many_faults),    cmocka_unit_test(test_guilty),
@@ -422,5 +423,6 @@ int main(void) {
         cmocka_unit_test(test_model_replaced), cmocka_unit_test(test_orphans),
         cmocka_unit_test(test_grace),
     };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
