@@ -20,6 +20,11 @@ bool vnp_run_is_stop_requested(void) {
     return atomic_load(&is_stop_requested) != 0;
 }
 
+bool vnp_run_is_stopping(void *unused) {
+    (void)unused;
+    return vnp_run_is_stop_requested();
+}
+
 static void end_stages(struct run_engine *e) {
     vnp_run_queue_abort(&e->to_prep);
     vnp_run_queue_abort(&e->free_blocks);

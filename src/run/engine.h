@@ -302,6 +302,7 @@ bool vnp_run_engine_block_give(struct run_engine *e, struct run_block *b);
 void vnp_run_engine_incident(struct run_engine *e, const char *device, const char *kind,
                              const char *text);
 bool vnp_run_is_stop_requested(void);
+bool vnp_run_is_stopping(void *unused); /* the same, for a reader */
 
 /* thread mains, each in its file */
 void *vnp_run_feed_main(void *engine);

@@ -132,10 +132,14 @@ static vnp_status feed_all(struct feed *f, struct vnp_seq_reader *reader) {
     return VNP_OK;
 }
 
+static bool is_ending(void *engine) {
+    return vnp_run_engine_is_ending(engine);
+}
+
 void *vnp_run_feed_main(void *engine) {
     struct feed f = {.e = engine};
     struct run_engine *e = engine;
-    struct vnp_seq_reader_options opt = {0};
+    struct vnp_seq_reader_options opt = {.is_canceled = is_ending, .cancel_ctx = engine};
     struct vnp_seq_reader *reader = NULL;
     double t = vnp_now_s();
     vnp_status status = vnp_seq_reader_open(e->opt->inputs, e->opt->n_inputs, &opt, &reader);

@@ -172,7 +172,7 @@ static vnp_status other_input(struct run_setup *s, const char *text) {
 
 /* Reads the whole input and compares it with what the ledger knows. */
 static vnp_status check_input(struct run_setup *s) {
-    struct vnp_seq_reader_options opt = {0};
+    struct vnp_seq_reader_options opt = {.is_canceled = vnp_run_is_stopping};
     struct vnp_seq_reader *reader;
     char known[64], now[64];
     VNP_TRY(vnp_ledger_meta_get(s->e.ledger, "input", known, sizeof known));

@@ -162,7 +162,8 @@ vnp_status vnp_run_translate(const struct vnp_run_options *opt, struct vnp_run_c
     memset(out, 0, sizeof *out);
     if (!opt->out || !opt->out[0])
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no output folder is named");
-    VNP_TRY(vnp_seq_reader_open(opt->inputs, opt->n_inputs, NULL, &t.reader));
+    struct vnp_seq_reader_options reader_opt = {.is_canceled = vnp_run_is_stopping};
+    VNP_TRY(vnp_seq_reader_open(opt->inputs, opt->n_inputs, &reader_opt, &t.reader));
     vnp_status status = make_out_folder(opt->out);
     if (status == VNP_OK) status = files_open(&t);
     if (status == VNP_OK) status = run_translation(&t);

@@ -8,7 +8,7 @@
 // batch, the kinds in turn over all starts of a device; "KIND@T" fails at each batch that holds
 // three tokens T in a row. Kinds: kill, segv, exit (the process ends), hang, stop (it answers no
 // more), garbage (on the socket), device (a device error), nan, nomem, and start (ends before it
-// is ready; only with N). nomem spares batches below half of the budget.
+// is ready; only with N), slow (0.2 s more). nomem spares batches below half of the budget.
 #include "run/engine.h"
 #include "run/wire.h"
 
@@ -36,7 +36,8 @@ enum fault {
     FAULT_DEVICE,
     FAULT_NAN,
     FAULT_NOMEM,
-    FAULT_START
+    FAULT_START,
+    FAULT_SLOW
 };
 
 struct faults {
@@ -77,8 +78,8 @@ struct served {
  */
 
 static void faults_read(struct faults *f, const struct wire_job *job) {
-    static const char *const names[] = {"",        "kill",   "segv", "exit",  "hang", "stop",
-                                        "garbage", "device", "nan",  "nomem", "start"};
+    static const char *const names[] = {"",        "kill",   "segv", "exit",  "hang",  "stop",
+                                        "garbage", "device", "nan",  "nomem", "start", "slow"};
     const char *p = getenv("VNP_TEST_WORKER_FAULT");
     f->token = -1;
     f->budget_tokens = job->budget_tokens;
@@ -121,6 +122,7 @@ static bool faults_strike(const struct served *s, enum fault fault) {
         raise(SIGSEGV);
     }
     if (fault == FAULT_STOP) raise(SIGSTOP);
+    if (fault == FAULT_SLOW) usleep(200000);
     if (fault == FAULT_GARBAGE) (void)!send(s->fd, noise, sizeof noise, MSG_NOSIGNAL);
     while (fault == FAULT_HANG || fault == FAULT_STOP) pause();
     return fault != FAULT_EXIT;

@@ -26,7 +26,10 @@ struct vnp_seq_record {
 struct vnp_seq_reader;
 
 struct vnp_seq_reader_options {
-    bool is_raw_kept; /* reserved */
+    /* Asked ten times a second while a pipe or terminal gives nothing: true makes the read fail
+     * with CANCELED. May be NULL. */
+    bool (*is_canceled)(void *ctx);
+    void *cancel_ctx;
 };
 
 /* Opens a list of inputs as one stream, "-" is stdin. Files are opened one after the other; a

@@ -17,6 +17,8 @@ vnp_status vnp_seq_source_open(const char *path, struct vnp_seq_source **out) VN
 /* read_max: most bytes one raw read hands over, 0 = no limit (tests of the seams). */
 vnp_status vnp_seq_source_open_memory(const void *data, size_t n, size_t read_max,
                                       struct vnp_seq_source **out) VNP_WARN_UNUSED;
+/* As in vnp_seq_reader_options. */
+void vnp_seq_source_cancel_set(struct vnp_seq_source *s, bool (*is_canceled)(void *ctx), void *ctx);
 void vnp_seq_source_close(struct vnp_seq_source *s);
 /* Up to cap > 0 plain bytes; *n = 0 is the sound end of the file, and only that. */
 vnp_status vnp_seq_source_read(struct vnp_seq_source *s, uint8_t *dst, size_t cap,

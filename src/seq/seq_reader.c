@@ -31,6 +31,7 @@ struct vnp_seq_reader {
     size_t mem_len, mem_read_max;
     const char *mem_name[1];
     bool is_mem, is_failed;
+    struct vnp_seq_reader_options opt;
     struct vnp_error failure;
 
     struct vnp_seq_source *src; /* NULL between files */
@@ -403,6 +404,7 @@ static vnp_status file_open(struct vnp_seq_reader *r) {
         vnp_error_at(file_name(r), -1, -1, NULL);
         return status;
     }
+    vnp_seq_source_cancel_set(r->src, r->opt.is_canceled, r->opt.cancel_ctx);
     return sniff(r);
 }
 
@@ -545,7 +547,6 @@ static vnp_status check_path(const char *path, int64_t *n_total, bool *is_stdin)
 vnp_status vnp_seq_reader_open(const char *const *paths, size_t n_paths,
                                const struct vnp_seq_reader_options *opt,
                                struct vnp_seq_reader **out) {
-    (void)opt;
     *out = NULL;
     if (n_paths == 0) return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "no input is named");
     int64_t n_total = 0;
@@ -555,6 +556,7 @@ vnp_status vnp_seq_reader_open(const char *const *paths, size_t n_paths,
     (*out)->paths = paths;
     (*out)->n_paths = n_paths;
     (*out)->n_total = n_total;
+    if (opt) (*out)->opt = *opt;
     return VNP_OK;
 }
 

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,8 @@ enum source_state {
 struct vnp_seq_source {
     int fd; /* -1: memory */
     bool is_fd_owned, is_file_end;
+    bool (*is_canceled)(void *ctx);
+    void *cancel_ctx;
     const uint8_t *mem;
     size_t mem_len, mem_pos, read_max;
     uint8_t *in; /* [IN_BYTES] */
@@ -47,6 +50,17 @@ struct vnp_seq_source {
 
 /* ---- raw bytes ------------------------------------------------------------------------------ */
 
+/* Until the file has something to say, or its end. */
+static vnp_status wait_readable(const struct vnp_seq_source *s) {
+    struct pollfd p = {.fd = s->fd, .events = POLLIN};
+    while (s->is_canceled) {
+        if (s->is_canceled(s->cancel_ctx))
+            return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "interrupted");
+        if (poll(&p, 1, 100) != 0 && p.revents) return VNP_OK; /* an error is read's to tell */
+    }
+    return VNP_OK;
+}
+
 static vnp_status raw_read(struct vnp_seq_source *s, uint8_t *dst, size_t cap, size_t *n) {
     *n = 0;
     if (s->read_max && cap > s->read_max) cap = s->read_max;
@@ -57,6 +71,7 @@ static vnp_status raw_read(struct vnp_seq_source *s, uint8_t *dst, size_t cap, s
         s->mem_pos += *n;
     } else {
         ssize_t got;
+        VNP_TRY(wait_readable(s));
         do got = read(s->fd, dst, cap);
         while (got < 0 && errno == EINTR);
         if (got < 0) return vnp_fail_errno(VNP_IO, VNP_FROM_INPUT, errno, "cannot read the input");
@@ -352,6 +367,12 @@ vnp_status vnp_seq_source_open_memory(const void *data, size_t n, size_t read_ma
     (*out)->mem_len = n;
     (*out)->read_max = read_max;
     return VNP_OK;
+}
+
+void vnp_seq_source_cancel_set(struct vnp_seq_source *s, bool (*is_canceled)(void *ctx),
+                               void *ctx) {
+    s->is_canceled = is_canceled;
+    s->cancel_ctx = ctx;
 }
 
 void vnp_seq_source_close(struct vnp_seq_source *s) {
