@@ -21,6 +21,9 @@ int64_t vnp_outfile_tell(const struct vnp_outfile *f);
 /* Flush, fsync, rename, fsync folder; frees f in every case. On error the temporary is removed. */
 vnp_status vnp_outfile_commit(struct vnp_outfile *f) VNP_WARN_UNUSED;
 void vnp_outfile_abort(struct vnp_outfile *f); /* NULL is legal */
+/* Removes temporaries of PATH that killed processes have left. Only for who knows that no living
+ * process writes PATH. */
+void vnp_out_remove_temps(const char *path);
 
 /* All writes of the program go through this table, so that tests can fail the n-th call. NULL
  * entries mean the system's own. Set before threads start. */

@@ -5,6 +5,7 @@
 // the fault hook first.
 #include "out/outfile.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -124,6 +125,29 @@ vnp_status vnp_out_target_init(struct out_target *t, const char *path) {
 fail:
     vnp_out_target_fini(t);
     return s;
+}
+
+/* "NAME.tmp.<digits>" */
+static bool is_temp_of(const char *name, const char *base) {
+    size_t n = strlen(base);
+    if (strncmp(name, base, n) != 0 || strncmp(name + n, ".tmp.", 5) != 0) return false;
+    const char *digits = name + n + 5;
+    return digits[0] && digits[strspn(digits, "0123456789")] == 0;
+}
+
+void vnp_out_remove_temps(const char *path) {
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    char *folder = folder_of(path);
+    DIR *dir = folder ? opendir(folder) : NULL;
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char *temp = NULL;
+        if (!is_temp_of(e->d_name, base) || asprintf(&temp, "%s/%s", folder, e->d_name) < 0)
+            continue;
+        if (vnp_sysio_before("unlink", temp, NULL) == 0) (void)unlink(temp);
+        free(temp);
+    }
+    if (dir) closedir(dir);
+    free(folder);
 }
 
 void vnp_out_target_fini(struct out_target *t) {

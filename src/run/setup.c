@@ -2,6 +2,7 @@
 // What predict and embed share before and after the engine: facts that make two runs the same run,
 // devices and their budget, the ledger, and the identity of the input.
 #include "run/engine.h"
+#include "out/out.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -154,7 +155,14 @@ vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs,
                                         .facts = s->facts,
                                         .n_facts = s->n_facts,
                                         .is_forced = opt->is_forced};
-    return vnp_ledger_open(&ledger, &s->e.ledger);
+    VNP_TRY(vnp_ledger_open(&ledger, &s->e.ledger));
+    for (size_t i = 0; i < n_outputs; i++) { /* the run is ours alone from here on */
+        char ids[4200];
+        snprintf(ids, sizeof ids, "%.4100s.ids.tsv", outputs[i]);
+        vnp_out_remove_temps(outputs[i]);
+        vnp_out_remove_temps(ids);
+    }
+    return VNP_OK;
 }
 
 static void identity(const struct vnp_seq_reader_stats *stats, char out[64]) {

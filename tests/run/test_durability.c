@@ -69,6 +69,9 @@ static void open_fixture(struct fixture *f, const char *name, size_t n_bytes) {
 static void assert_equal_to_plain(const struct fixture *f) {
     for (size_t i = 0; i < VNP_COUNT(files); i++) assert_same_file(f->plain, f->out, files[i]);
     assert_false(file_exists(f->out, "run.vectors"));
+    char command[4400];
+    put(command, sizeof command, "ls '%s' | grep -q '\\.tmp' && exit 1; exit 0", f->out);
+    assert_int_equal(system(command), 0); /* temporaries of killed processes are gone */
 }
 
 /* Runs in a child that is killed after a while; true when it had ended by itself. */
