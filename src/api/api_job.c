@@ -191,6 +191,8 @@ static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
     r->classifier = e->models.classifier;
     r->embed_model = e->embed_model;
     r->model_note = e->models.note[0] ? e->models.note : NULL;
+    const char *watchdog = getenv("VNP_TEST_WATCHDOG_S"); /* tests with the whole program */
+    if (watchdog) r->watchdog_s = atof(watchdog);
     return fill_devices(job, r);
 }
 

@@ -172,7 +172,7 @@ struct run_device {
     int64_t n_reruns, n_rerun_tokens; /* sequences computed again in FP32 */
     double span_s, span_busy_s;       /* first pack's begin to last one's end; of it, working */
     double span_end_s;                /* of the worker that is open, on its device's clock */
-    double t_first_s;                 /* first vectors, since the engine's start */
+    double t_first_s;                 /* first vectors, since e->t_start */
     struct vnp_run_gpu_stats gpu;
     bool is_dropped;
     int64_t budget_tokens; /* of a pack; falls when memory runs out, recovers slowly */

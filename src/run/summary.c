@@ -4,8 +4,11 @@
 #include "out/out.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 static json_t *counts_json(const struct vnp_run_counts *c) {
     return json_pack(
@@ -62,6 +65,24 @@ static json_t *waits_json(const struct run_engine *e) {
     return o;
 }
 
+/* From the program's start to a moment of vnp_now_s's clock; -1 where the kernel does not say. */
+static double since_start(double moment) {
+    char text[1024];
+    struct timespec now;
+    unsigned long long ticks = 0;
+    FILE *f = fopen("/proc/self/stat", "r");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f) (void)fclose(f);
+    text[n] = 0;
+    char *p = strrchr(text, ')'); /* the name may hold anything; starttime is 20 fields behind it */
+    for (int i = 0; p && i < 20; i++) p = strchr(p + 1, ' ');
+    if (!p || sscanf(p, " %llu", &ticks) != 1 || clock_gettime(CLOCK_BOOTTIME, &now) != 0)
+        return -1;
+    double age = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec -
+                 (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return age - (vnp_now_s() - moment);
+}
+
 static json_t *devices_json(const struct run_setup *s) {
     json_t *list = json_array();
     for (int i = 0; i < s->e.n_devices; i++) {
@@ -77,7 +98,8 @@ static json_t *devices_json(const struct run_setup *s) {
                       "loading_s", d->open_s, "faults", (json_int_t)atomic_load(&d->n_faults),
                       "restarts", (json_int_t)atomic_load(&d->n_restarts), "dropped",
                       (int)d->is_dropped, "rerun_in_fp32", (json_int_t)d->n_reruns, "rerun_tokens",
-                      (json_int_t)d->n_rerun_tokens, "first_vectors_s", d->t_first_s,
+                      (json_int_t)d->n_rerun_tokens, "first_vectors_s",
+                      d->t_first_s > 0 ? since_start(s->e.t_start + d->t_first_s) : -1.0,
                       "device_span_s", d->span_s, "device_busy_s", d->span_busy_s));
         json_t *gpu = gpu_json(d);
         if (gpu) json_object_set_new(json_array_get(list, (size_t)i), "gpu", gpu);
