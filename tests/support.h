@@ -11,6 +11,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Sanitized programs are several times slower: they prove no times. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SUPPORT_IS_SANITIZED 1
+#else
+#define SUPPORT_IS_SANITIZED 0
+#endif
+
 /* Folder of the goldens: $VNP_GOLDENS, else ../shared/goldens beside the source tree. When it is
  * absent the test is skipped with a reason, or fails where CI=true. Use at the start of a test. */
 static inline const char *support_goldens(void) {
