@@ -6,15 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-vnp_status vnp_run_buffer_reserve(struct run_buffer *b, size_t n_bytes) {
-    if (n_bytes <= b->cap_bytes) return VNP_OK;
-    size_t cap = VNP_MAX(b->cap_bytes + b->cap_bytes / 2, n_bytes);
-    cap = VNP_ALIGN_UP(VNP_MAX(cap, 256), 64);
+/* Exactly as much: blocks that follow the largest one must not outgrow it. */
+static vnp_status set_capacity(struct run_buffer *b, size_t cap) {
     void *data = realloc(b->data, cap);
     if (!data) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "a block of the input: %zu bytes", cap);
     b->data = data;
     b->cap_bytes = cap;
     return VNP_OK;
+}
+
+vnp_status vnp_run_buffer_reserve(struct run_buffer *b, size_t n_bytes) {
+    if (n_bytes <= b->cap_bytes) return VNP_OK;
+    size_t cap = VNP_MAX(b->cap_bytes + b->cap_bytes / 2, n_bytes);
+    if (b->cap_bytes == 0) cap += n_bytes / 4; /* what is like it will fit as well */
+    return set_capacity(b, VNP_ALIGN_UP(VNP_MAX(cap, 256), 64));
 }
 
 vnp_status vnp_run_buffer_append(struct run_buffer *b, const void *data, size_t n) {
@@ -44,6 +49,27 @@ void vnp_run_block_clear(struct run_block *b) {
     b->n_records = b->n_windows = b->n_frames = b->n_items = b->n_rows = b->n_bases = 0;
     b->n_tokens[ENC_DNA] = b->n_tokens[ENC_PROTEIN] = b->n_unknown = b->n_duplicates = 0;
     atomic_store(&b->n_pending, 0);
+}
+
+void vnp_run_block_learn(const struct run_block *b, size_t high[RUN_N_BUFFERS]) {
+    const struct run_buffer *const buffers[RUN_N_BUFFERS] = {
+        &b->records, &b->windows, &b->frames, &b->items, &b->ids, &b->bases, &b->tokens, &b->rows};
+    for (int i = 0; i < RUN_N_BUFFERS; i++) {
+        size_t used = buffers[i]->n_bytes;
+        if (buffers[i] == &b->rows) used = (size_t)b->n_row_bytes;
+        if (used + used / 4 > high[i]) /* in steps, so that it comes to rest */
+            high[i] = VNP_ALIGN_UP(VNP_MAX(used + used / 2, (size_t)256), 64);
+    }
+}
+
+vnp_status vnp_run_block_prepare(struct run_block *b, const size_t high[RUN_N_BUFFERS],
+                                 int n_blocks, int64_t cap_bytes) {
+    struct run_buffer *const buffers[RUN_N_BUFFERS] = {
+        &b->records, &b->windows, &b->frames, &b->items, &b->ids, &b->bases, &b->tokens, &b->rows};
+    for (int i = 0; i < RUN_N_BUFFERS; i++)
+        if (high[i] > buffers[i]->cap_bytes && (int64_t)high[i] <= cap_bytes / n_blocks)
+            VNP_TRY(set_capacity(buffers[i], high[i]));
+    return VNP_OK;
 }
 
 void vnp_run_block_fini(struct run_block *b) {

@@ -59,6 +59,24 @@ void vnp_run_engine_incident(struct run_engine *e, const char *device, const cha
                 vnp_error_last()->text);
 }
 
+vnp_status vnp_run_engine_block_take(struct run_engine *e, struct run_block **out, double *wait_s) {
+    void *b = NULL;
+    size_t high[RUN_N_BUFFERS];
+    *out = NULL;
+    if (vnp_run_queue_pop(&e->free_blocks, -1, &b, wait_s) != RUN_POP_OK) return VNP_CANCELED;
+    *out = b;
+    vnp_run_block_clear(*out);
+    pthread_mutex_lock(&e->lock);
+    memcpy(high, e->high, sizeof high);
+    e->n_kept_bytes -= (int64_t)(*out)->rows.cap_bytes;
+    pthread_mutex_unlock(&e->lock);
+    vnp_status status = vnp_run_block_prepare(*out, high, e->n_blocks, e->cap_row_bytes);
+    pthread_mutex_lock(&e->lock);
+    e->n_kept_bytes += (int64_t)(*out)->rows.cap_bytes;
+    pthread_mutex_unlock(&e->lock);
+    return status;
+}
+
 vnp_status vnp_run_engine_rows_take(struct run_engine *e, struct run_block *b, size_t n_bytes,
                                     double *wait_s) {
     double t = vnp_now_s();
@@ -82,6 +100,7 @@ vnp_status vnp_run_engine_rows_take(struct run_engine *e, struct run_block *b, s
 
 bool vnp_run_engine_block_give(struct run_engine *e, struct run_block *b) {
     pthread_mutex_lock(&e->lock);
+    vnp_run_block_learn(b, e->high);
     e->n_row_bytes -= b->n_row_bytes;
     b->n_row_bytes = 0;
     if (e->n_kept_bytes > 2 * e->cap_row_bytes) { /* blocks that were large and are not any more */

@@ -120,6 +120,13 @@ struct run_block {
 vnp_status vnp_run_block_init(struct run_block *b) VNP_WARN_UNUSED;
 void vnp_run_block_fini(struct run_block *b);
 void vnp_run_block_clear(struct run_block *b);
+/* Half as much again as the largest any block's arrays have held. A block that is opened gets as
+ * much at once, so that a steady run allocates nothing; not where that would be more than cap_bytes
+ * for all n_blocks. */
+enum { RUN_N_BUFFERS = 8 };
+void vnp_run_block_learn(const struct run_block *b, size_t high[RUN_N_BUFFERS]);
+vnp_status vnp_run_block_prepare(struct run_block *b, const size_t high[RUN_N_BUFFERS],
+                                 int n_blocks, int64_t cap_bytes) VNP_WARN_UNUSED;
 void vnp_run_block_frame_fail(struct run_block *b, int32_t frame, const char *reason);
 /* Hash of ids, lengths and bases: what a resumed run compares. */
 struct vnp_hash128 vnp_run_block_content(const struct run_block *b);
@@ -259,6 +266,7 @@ struct run_engine {
     int64_t next_serial;               /* the packer's next; guarded by lock */
     int64_t n_serials;                 /* blocks pushed so far; final when is_feed_done */
     int64_t n_row_bytes, n_kept_bytes; /* rows in flight; kept by all blocks; under lock */
+    size_t high[RUN_N_BUFFERS];        /* under lock */
     bool is_feed_done;
     int n_prep_running;
     struct vnp_cache *cache; /* NULL: none */
@@ -292,6 +300,9 @@ bool vnp_run_engine_is_ending(struct run_engine *e);
 void vnp_run_engine_item_done(struct run_engine *e, struct run_item *it, const float *vec,
                               const char *reason);
 void vnp_run_engine_block_release(struct run_engine *e, struct run_block *b); /* one pending less */
+/* A cleared block to fill; CANCELED when the run ends. */
+vnp_status vnp_run_engine_block_take(struct run_engine *e, struct run_block **out,
+                                     double *wait_s) VNP_WARN_UNUSED;
 /* Makes room for the rows of a block that is being prepared, waiting while too many bytes of rows
  * are in flight; CANCELED when the run ends. */
 vnp_status vnp_run_engine_rows_take(struct run_engine *e, struct run_block *b, size_t n_bytes,

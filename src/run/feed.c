@@ -18,11 +18,7 @@ struct feed {
 
 static vnp_status block_open(struct feed *f) {
     if (f->block) return VNP_OK;
-    void *b = NULL;
-    if (vnp_run_queue_pop(&f->e->free_blocks, -1, &b, &f->time.wait_out_s) != RUN_POP_OK)
-        return VNP_CANCELED;
-    f->block = b;
-    vnp_run_block_clear(f->block);
+    VNP_TRY(vnp_run_engine_block_take(f->e, &f->block, &f->time.wait_out_s));
     f->block->idx = f->n_blocks++;
     return VNP_OK;
 }
