@@ -90,6 +90,7 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line);
 int vnp_cli_embed(int argc, char **argv, const char *command_line);
 int vnp_cli_translate(int argc, char **argv, const char *command_line);
 int vnp_cli_model(int argc, char **argv);
+int vnp_cli_validate(int argc, char **argv); /* after "model validate" */
 int vnp_cli_merge(int argc, char **argv, const char *command_line);
 int vnp_cli_status(int argc, char **argv);
 int vnp_cli_evaluate(int argc, char **argv);

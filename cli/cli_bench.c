@@ -126,6 +126,47 @@ static int bench(int which, int argc, char **argv) {
     return rc;
 }
 
+int vnp_cli_validate(int argc, char **argv) {
+    vnp_validate_options o = VNP_VALIDATE_OPTIONS_INIT;
+    struct printer p = {.is_json = false};
+    int64_t window = 0, n_threads = 0;
+    const struct vnp_cli_option table[] = {
+        {"model", 0, VNP_OPT_TEXT, &o.model, NULL, 0, 0},
+        {"models", 0, VNP_OPT_TEXT, &o.models, NULL, 0, 0},
+        {"esm", 0, VNP_OPT_TEXT, &o.esm, NULL, 0, 0},
+        {"dnabert", 0, VNP_OPT_TEXT, &o.dnabert, NULL, 0, 0},
+        {"classifier", 0, VNP_OPT_TEXT, &o.classifier, NULL, 0, 0},
+        {"device", 0, VNP_OPT_TEXT, &o.device, NULL, 0, 0},
+        {"precision", 0, VNP_OPT_TEXT, &o.precisions, NULL, 0, 0},
+        {"frames", 0, VNP_OPT_INT, &o.n_frames, NULL, 1, 10000000},
+        {"window", 0, VNP_OPT_INT, &window, "window_bp", 0, 0},
+        {"threads", 0, VNP_OPT_INT, &n_threads, "n_threads", 0, 0},
+        {"json", 0, VNP_OPT_FLAG, &p.is_json, NULL, 0, 0},
+        {NULL, 0, VNP_OPT_FLAG, NULL, NULL, 0, 0}};
+    struct vnp_cli_args args = {.command = "model validate"};
+    args.positional = calloc((size_t)argc + 1, sizeof *args.positional);
+    if (!args.positional) return VNP_EXIT_INTERNAL;
+    int rc = vnp_cli_parse(argc, argv, table, &args);
+    o.inputs = args.positional;
+    o.n_inputs = (size_t)args.n_positional;
+    o.window_bp = (int32_t)window;
+    o.n_threads = (int32_t)n_threads;
+    if (rc == 0 && args.is_help) {
+        rc = vnp_cli_help("model");
+    } else if (rc == 0 && o.model && (o.models || o.esm || o.dnabert || o.classifier)) {
+        rc = vnp_cli_usage("model validate", "--model is one encoder alone, without a classifier");
+    } else if (rc == 0 && args.n_positional == 0) {
+        rc = vnp_cli_usage("model validate", "no sequences; name FASTA or FASTQ files");
+    } else if (rc == 0) {
+        vnp_status s = vnp_model_validate(&o, take_row, &p);
+        if (p.is_json) printf("%s\n]\n", p.has_rows ? "" : "[");
+        rc = vnp_cli_flush(0);
+        if (s != VNP_OK) rc = vnp_cli_fail();
+    }
+    free(args.positional);
+    return rc;
+}
+
 int vnp_cli_bench(int argc, char **argv) {
     bool is_help = argc < 1 || strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "--help") == 0;
     if (is_help) return vnp_cli_help("bench"); /* which says what there is */

@@ -172,16 +172,15 @@ static int model_verify(const struct vnp_cli_args *args, const struct model_opti
 }
 
 int vnp_cli_model(int argc, char **argv) {
-    static const char *const verbs[] = {"info", "convert", "verify", NULL};
+    static const char *const verbs[] = {"info", "convert", "verify", "validate", NULL};
     struct model_options options = {0}, *o = &options;
     struct vnp_cli_args args = {0};
     char name[32];
     if (argc > 0 && (strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "--help") == 0))
         return vnp_cli_help("model");
-    if (argc < 1) return vnp_cli_usage("model", "say what: info, convert or verify");
+    if (argc < 1) return vnp_cli_usage("model", "say what: info, convert, verify or validate");
     const char *verb = argv[0];
-    if (strcmp(verb, "validate") == 0)
-        return vnp_cli_usage("model", "validate is not in version %s yet", vnp_version());
+    if (strcmp(verb, "validate") == 0) return vnp_cli_validate(argc - 1, argv + 1);
     bool is_info = strcmp(verb, "info") == 0, is_convert = strcmp(verb, "convert") == 0;
     if (!is_info && !is_convert && strcmp(verb, "verify") != 0) {
         const char *near = vnp_cli_nearest(verb, verbs);

@@ -632,6 +632,36 @@ typedef struct vnp_bench_options {
 VNP_API vnp_status vnp_bench(const vnp_bench_options *options, vnp_bench_callback *fn,
                              void *ctx) VNP_WARN_UNUSED;
 
+typedef struct vnp_validate_options {
+    size_t size;
+    uint32_t version;
+    int32_t n_threads;  /* 0: one a CPU */
+    const char *models; /* predict's models, as in vnp_engine_options; or */
+    const char *esm, *dnabert, *classifier;
+    const char *model;         /* one encoder */
+    const char *device;        /* as in vnp_engine_options; the first one is used */
+    const char *precisions;    /* with commas; NULL: all that the device has */
+    const char *const *inputs; /* DNA for models, the encoder's kind for model */
+    size_t n_inputs;
+    int64_t n_frames;  /* open frames (model: records) to compare; 0 is 2,000 */
+    int32_t window_bp; /* 0: the classifier's own, else 500 */
+} vnp_validate_options;
+#define VNP_VALIDATE_OPTIONS_INIT                                                                  \
+    { sizeof(vnp_validate_options), VNP_API_VERSION, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/** Compares every precision with FP32 on the caller's own sequences and keeps the verdict in the
+ *  user's cache folder, for "auto" precision.
+ *
+ *  Shapes   options->inputs[n_inputs]; fn gets rows of cells, the last table is the conclusion.
+ *  Units    centred and relative errors, labels, differences of a probability; see
+ * docs/numerics.md. Owner    strings and cells live during the callback only. Threads  any; fn is
+ * called from this thread. Returns  VNP_OK whatever passes; INVAL, UNSUPPORTED (the only precision
+ * named is not there), DEVICE, DEVICE_NOMEM, NOMEM, and the errors of reading input or model. Since
+ * 0.1        Source  none
+ */
+VNP_API vnp_status vnp_model_validate(const vnp_validate_options *options, vnp_bench_callback *fn,
+                                      void *ctx) VNP_WARN_UNUSED;
+
 #ifdef __cplusplus
 }
 #endif

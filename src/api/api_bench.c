@@ -73,7 +73,7 @@ static vnp_status bench_model(const char *name, char *title, size_t n_title,
     return VNP_OK;
 }
 
-static vnp_status bench_precisions(const char *text, enum vnp_precision *out, int *n) {
+vnp_status vnp_api_precisions_parse(const char *text, enum vnp_precision *out, int *n) {
     static const enum vnp_precision all[] = {VNP_PREC_FP16, VNP_PREC_FP8, VNP_PREC_BF16,
                                              VNP_PREC_FP32};
     char part[32];
@@ -107,7 +107,7 @@ static vnp_status bench_one_model(const vnp_bench_options *o, const struct vnp_a
                                                .n_threads = o->n_threads,
                                                .seconds = o->n_seconds,
                                                .budget_tokens = o->n_tokens};
-    VNP_TRY(bench_precisions(o->precision, precisions, &run.n_precisions));
+    VNP_TRY(vnp_api_precisions_parse(o->precision, precisions, &run.n_precisions));
     VNP_TRY(bench_model(model, title, sizeof title, &c));
     snprintf(full, sizeof full, "%s on %s", title, d->name);
     run.model = c;

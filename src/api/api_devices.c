@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,7 +37,7 @@ bool vnp_api_own_dir(char *out, size_t n) {
     return (size_t)snprintf(out, n, "%s", path) < n;
 }
 
-bool vnp_api_cache_dir(char *out, size_t n) {
+bool vnp_api_cache_path(char *out, size_t n) {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int len = 0;
     if (base && base[0] == '/')
@@ -44,10 +45,32 @@ bool vnp_api_cache_dir(char *out, size_t n) {
     else if (home && home[0] == '/')
         len = snprintf(out, n, "%s/.cache", home);
     if (len < 1 || (size_t)len + sizeof "/virnucpro" >= n) return false;
-    (void)mkdir(out, 0700);
     strcat(out, "/virnucpro");
+    return true;
+}
+
+bool vnp_api_cache_dir(char *out, size_t n) {
+    if (!vnp_api_cache_path(out, n)) return false;
+    char *slash = strrchr(out, '/');
+    *slash = 0;
+    (void)mkdir(out, 0700);
+    *slash = '/';
     (void)mkdir(out, 0700);
     return access(out, W_OK | X_OK) == 0;
+}
+
+void vnp_api_device_identity(const struct vnp_api_devices *d, char *out, size_t n) {
+    const struct vnp_backend *b = d->list[0].backend;
+    char pci[32] = "";
+    snprintf(out, n, "%s %s", b->name, b->is_host ? vnp_cpu_features() : "");
+    if (!b->device_pci || !b->device_pci(d->list[0].idx_device, pci)) return;
+    const char *bus = strchr(pci, ':'); /* the domain has more digits at NVML */
+    for (int i = 0; bus && i < vnp_run_gpu_count(); i++) {
+        struct vnp_run_gpu_info g;
+        if (!vnp_run_gpu_look(i, &g)) continue;
+        const char *there = strchr(g.pci, ':');
+        if (there && strcasecmp(there, bus) == 0) snprintf(out, n, "%s %s", b->name, g.name);
+    }
 }
 
 const struct vnp_backend *vnp_api_host_backend(void) {

@@ -45,6 +45,17 @@ static vnp_status open_embed_model(struct vnp_engine *e, const char *path) {
     return VNP_OK;
 }
 
+/* `--precision auto` takes what `model validate` has found for this model on such a device. */
+static void use_verdict(struct vnp_engine *e) {
+    struct vnp_checkpoint *parts[3] = {e->models.dnabert, e->models.esm2, e->models.classifier};
+    if (e->embed_model) {
+        bool is_dna = vnp_checkpoint_spec(e->embed_model)->kind == VNP_MODEL_DNABERT;
+        parts[is_dna ? 0 : 1] = e->embed_model;
+    }
+    (void)vnp_api_verdict_find(&e->devices, parts, 3, &e->devices.precision, e->devices.why,
+                               sizeof e->devices.why);
+}
+
 static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o) {
     VNP_TRY(check_range("n_threads", o->n_threads));
     VNP_TRY(check_range("n_tokens", o->n_tokens));
@@ -72,6 +83,8 @@ static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o)
         e->window_bp = o->window_bp > 0 ? o->window_bp : 500;
     }
     if (o->purpose & VNP_FOR_EMBED) VNP_TRY(open_embed_model(e, o->model));
+    bool is_auto = !o->precision || strcmp(o->precision, "auto") == 0;
+    if (is_auto && (e->models.esm2 || e->embed_model)) use_verdict(e);
     return VNP_OK;
 }
 

@@ -28,6 +28,16 @@ struct vnp_api_devices {
 /* Reads "auto", "cpu", "ref", "cuda", "cuda:0,2" and a precision; opens nothing but the plug-in. */
 vnp_status vnp_api_devices_choose(const char *device, const char *precision, int n_threads,
                                   struct vnp_api_devices *out) VNP_WARN_UNUSED;
+/* What results of a validation hold for: the backend and the kind of device, without opening it. */
+void vnp_api_device_identity(const struct vnp_api_devices *d, char *out, size_t n);
+/* Precisions with commas between them; NULL or "auto": all a GPU may have. */
+vnp_status vnp_api_precisions_parse(const char *text,
+                                    enum vnp_precision *out /* [VNP_PREC_COUNT] */,
+                                    int *n) VNP_WARN_UNUSED;
+/* The fastest precision that `model validate` has passed for these parts (NULL: none) on this kind
+ * of device; false when nothing is known. */
+bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
+                          int n, enum vnp_precision *out, char *why, size_t n_why);
 /* The CUDA backend, or NULL and a reason in why. Loaded once for the process. */
 const struct vnp_backend *vnp_api_cuda(char *why, size_t n_why);
 
@@ -51,7 +61,9 @@ vnp_status vnp_api_models_open(const struct vnp_api_model_paths *paths,
 void vnp_api_models_close(struct vnp_api_models *m);
 /* The model shipped with the program; false when there is none. */
 bool vnp_api_bundled_path(char *out, size_t n);
-/* The user's cache folder of this program, made if missing; false when there is none. */
+/* The user's cache folder of this program: its path (false when nothing says where), and made if
+ * missing (false when it cannot be). */
+bool vnp_api_cache_path(char *out, size_t n);
 bool vnp_api_cache_dir(char *out, size_t n);
 /* Folder of the program or library, without a slash at its end. */
 bool vnp_api_own_dir(char *out, size_t n);

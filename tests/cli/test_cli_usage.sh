@@ -56,9 +56,10 @@ expect "embed pool" 2 '--pool is mean, cls or none' embed a.fa -o x.npy --model 
 expect "translate has no device" 2 "unknown option '--device'" translate a.fa -o d --device cpu
 expect "model without verb" 2 'say what' model
 expect "model, unknown verb" 2 "no 'model inof'; did you mean info" model inof
-expect "model validate is not there yet" 2 'not in version' model validate
+
 expect "model info without path" 2 'no model' model info
 expect "model convert without output" 2 'no output' model convert x
+expect "model validate without input" 2 "no sequences" model validate
 expect "model verify without model" 2 'no model' model verify
 expect "status without folder" 2 'name a folder' status
 expect "merge without folders" 2 'name the folders' merge -o d

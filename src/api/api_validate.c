@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: MIT
+// model validate: every precision against FP32 on the user's own sequences, on the same device, and
+// the verdict kept in the user's cache for --precision auto. Gates (docs/numerics.md): with a
+// classifier at most 0.1 % of the labels may flip; for an encoder alone the centred error may be
+// 0.02 in the median and 0.1 at most, the limits of `model verify`. Upstream's own gate, a cosine
+// above 0.99, is reported and decides nothing: vectors of different sequences pass it too.
+#include "api_internal.h"
+#include "seq/seq.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+    DEFAULT_FRAMES = 2000,
+    MIN_KEPT = 1000,
+    WARM_FRAMES = 64,
+    GPU_TOKENS = 16896,
+    KIND_DNA = 0,
+    KIND_PROTEIN
+};
+static const double MAX_FLIPS = 0.001, MAX_MEDIAN = 0.02, MAX_CENTRED = 0.1, MIN_GAIN = 1.05;
+
+struct frames {
+    char **text[2]; /* DNA, protein */
+    size_t *len[2];
+    size_t n, cap;
+};
+
+struct answer {
+    float *vectors[2], *scores; /* [n][D], [n][2]; NULL: no such part */
+    double seconds;
+};
+
+struct verdict {
+    enum vnp_precision precision;
+    bool passes;
+    size_t n_frames, n_flips, n_overflows;
+    double speedup, score_max, worst_median, worst_max;
+};
+
+struct validate {
+    const vnp_validate_options *o;
+    vnp_bench_callback *fn;
+    void *ctx;
+    struct vnp_api_devices devices;
+    struct vnp_api_models models; /* predict */
+    struct vnp_checkpoint *model; /* or one encoder */
+    struct vnp_checkpoint *part[2];
+    struct frames frames;
+    struct answer truth;
+    struct verdict verdicts[VNP_PREC_COUNT];
+    int n_verdicts;
+};
+
+/* ---- sequences ------------------------------------------------------------------------------ */
+
+static void frames_fini(struct frames *f) {
+    for (int k = 0; k < 2; k++) {
+        for (size_t i = 0; f->text[k] && i < f->n; i++) free(f->text[k][i]);
+        free(f->text[k]);
+        free(f->len[k]);
+    }
+}
+
+static vnp_status frames_add(struct frames *f, const char *nt, size_t n_nt, const char *aa,
+                             size_t n_aa) {
+    const char *text[2] = {nt, aa};
+    const size_t len[2] = {n_nt, n_aa};
+    if (f->n == f->cap) return VNP_OK;
+    for (int k = 0; k < 2; k++) {
+        f->text[k][f->n] = strndup(text[k] ? text[k] : "", len[k]);
+        f->len[k][f->n] = len[k];
+        if (!f->text[k][f->n]) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for frames");
+    }
+    f->n++;
+    return VNP_OK;
+}
+
+static vnp_status add_windows(struct validate *v, const struct vnp_seq_record *r, int64_t window) {
+    struct vnp_windows w;
+    struct vnp_frames found;
+    VNP_TRY(vnp_windows_init((int64_t)r->len, window, &w));
+    void *scratch = malloc(vnp_frames_scratch_bytes(window));
+    vnp_status s = scratch ? VNP_OK : vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for frames");
+    for (int64_t k = 0; s == VNP_OK && k < w.n; k++) {
+        int64_t start, end;
+        vnp_windows_at(&w, k, &start, &end);
+        vnp_frames_find(r->seq + start, end - start, scratch, &found);
+        for (int i = 0; s == VNP_OK && i < VNP_N_FRAMES; i++)
+            if (found.kept & (1u << i))
+                s = frames_add(&v->frames, found.nt[i], (size_t)found.nt_len[i], found.aa[i],
+                               (size_t)found.aa_len[i]);
+    }
+    free(scratch);
+    return s;
+}
+
+/* The first frames (or records) of the input, as many as asked for. */
+static vnp_status read_frames(struct validate *v) {
+    struct vnp_seq_reader_options opt = {0};
+    struct vnp_seq_reader *reader;
+    struct vnp_seq_record r;
+    bool has = true;
+    struct frames *f = &v->frames;
+    f->cap = v->o->n_frames > 0 ? (size_t)v->o->n_frames : DEFAULT_FRAMES;
+    for (int k = 0; k < 2; k++) {
+        f->text[k] = calloc(f->cap, sizeof *f->text[k]);
+        f->len[k] = calloc(f->cap, sizeof *f->len[k]);
+        if (!f->text[k] || !f->len[k])
+            return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for %zu frames", f->cap);
+    }
+    int64_t trained = v->model ? 0 : vnp_checkpoint_spec(v->models.classifier)->window_bp;
+    int64_t window = v->o->window_bp > 0 ? v->o->window_bp : trained > 0 ? trained : 500;
+    VNP_TRY(vnp_seq_reader_open(v->o->inputs, v->o->n_inputs, &opt, &reader));
+    vnp_status s = VNP_OK;
+    while (s == VNP_OK && f->n < f->cap) {
+        s = vnp_seq_reader_next(reader, &r, &has);
+        if (s != VNP_OK || !has) break;
+        if (!v->model)
+            s = add_windows(v, &r, window);
+        else if (r.len > 0)
+            s = frames_add(f, r.seq, r.len, r.seq, r.len);
+    }
+    vnp_seq_reader_close(reader);
+    VNP_TRY(s);
+    if (f->n > 0) return VNP_OK;
+    s = vnp_fail(VNP_INVAL, VNP_FROM_INPUT, "nothing to compare: the input has no %s",
+                 v->model ? "sequence" : "open frame");
+    vnp_error_at(v->o->inputs[0], -1, -1, NULL);
+    return s;
+}
+
+/* ---- one precision -------------------------------------------------------------------------- */
+
+static void answer_fini(struct answer *a) {
+    free(a->vectors[0]);
+    free(a->vectors[1]);
+    free(a->scores);
+    memset(a, 0, sizeof *a);
+}
+
+static vnp_status classify(struct validate *v, struct answer *a) {
+    const struct vnp_backend *host = vnp_api_host_backend();
+    struct vnp_device_options opt = {.precision = VNP_PREC_FP32, .n_threads = 1};
+    struct vnp_device *dev = NULL;
+    struct vnp_classifier *c = NULL;
+    size_t n = v->frames.n, n_dna = (size_t)vnp_checkpoint_spec(v->part[0])->n_hidden;
+    size_t n_protein = (size_t)vnp_checkpoint_spec(v->part[1])->n_hidden;
+    float *z = malloc(n * (n_dna + n_protein) * sizeof *z);
+    a->scores = malloc(n * 2 * sizeof *a->scores);
+    vnp_status s = z && a->scores ? host->device_open(&opt, &dev)
+                                  : vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for scores");
+    for (size_t i = 0; s == VNP_OK && i < n; i++) {
+        memcpy(z + i * (n_dna + n_protein), a->vectors[0] + i * n_dna, n_dna * sizeof *z);
+        memcpy(z + i * (n_dna + n_protein) + n_dna, a->vectors[1] + i * n_protein,
+               n_protein * sizeof *z);
+    }
+    if (s == VNP_OK) s = vnp_classifier_create(host, dev, v->models.classifier, &c);
+    if (s == VNP_OK) s = vnp_classifier_run(c, z, (int64_t)n, a->scores);
+    vnp_classifier_destroy(c);
+    if (dev) host->device_close(dev);
+    free(z);
+    return s;
+}
+
+static vnp_status embed_part(struct validate *v, struct vnp_engine *e, int kind, struct answer *a) {
+    struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
+    size_t n = v->frames.n, n_cols = (size_t)vnp_checkpoint_spec(v->part[kind])->n_hidden;
+    const char *const *text = (const char *const *)v->frames.text[kind];
+    struct vnp_api_encoder *encoder = kind == KIND_PROTEIN ? &e->esm2 : &e->dnabert;
+    a->vectors[kind] = malloc(n * n_cols * sizeof(float));
+    if (!a->vectors[kind]) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for vectors");
+    VNP_TRY(vnp_api_embed_seqs(e, encoder, v->part[kind], &want, text, v->frames.len[kind],
+                               VNP_MIN(n, (size_t)WARM_FRAMES), a->vectors[kind]));
+    double t = vnp_now_s();
+    VNP_TRY(vnp_api_embed_seqs(e, encoder, v->part[kind], &want, text, v->frames.len[kind], n,
+                               a->vectors[kind]));
+    a->seconds += vnp_now_s() - t;
+    return VNP_OK;
+}
+
+static vnp_status compute(struct validate *v, enum vnp_precision precision, struct answer *a) {
+    vnp_engine_options plain = VNP_ENGINE_OPTIONS_INIT;
+    vnp_engine *e = NULL;
+    plain.device = v->o->device;
+    plain.precision = vnp_precision_name(precision);
+    plain.n_threads = v->o->n_threads;
+    plain.n_tokens =
+        v->devices.list[0].backend->is_host || precision == VNP_PREC_FP32 ? 0 : GPU_TOKENS;
+    VNP_TRY(vnp_engine_create(&plain, &e));
+    vnp_status s = VNP_OK;
+    for (int kind = 0; s == VNP_OK && kind < 2; kind++)
+        if (v->part[kind]) s = embed_part(v, e, kind, a);
+    vnp_engine_destroy(e);
+    return s == VNP_OK && !v->model ? classify(v, a) : s;
+}
+
+/* ---- comparison ----------------------------------------------------------------------------- */
+
+struct agreement {
+    double median, max, relative, cosine; /* of centred errors; largest relative; least cosine */
+    size_t n_overflows;
+};
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Centred: the error's length over that of the true vector's difference from the mean vector, so
+ * that what all sequences share does not flatter it. Sequences that overflow are counted apart:
+ * runs compute them again in FP32. */
+static vnp_status compare(const float *want, const float *got, size_t n, size_t d,
+                          struct agreement *r) {
+    double *bar = calloc(d, sizeof *bar), *centred = calloc(n, sizeof *centred);
+    size_t m = 0;
+    *r = (struct agreement){.cosine = 1};
+    if (!bar || !centred) {
+        free(bar);
+        free(centred);
+        return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for a comparison");
+    }
+    for (size_t i = 0; i < n * d; i++) bar[i % d] += (double)want[i] / (double)n;
+    for (size_t s = 0; s < n; s++) {
+        double top = 0, size = 0, err2 = 0, ref2 = 0, dot = 0, w2 = 0, g2 = 0;
+        for (size_t i = 0; i < d; i++) {
+            double w = (double)want[s * d + i], g = (double)got[s * d + i];
+            top = fmax(top, fabs(g - w));
+            size = fmax(size, fabs(w));
+            err2 += (g - w) * (g - w);
+            ref2 += (w - bar[i]) * (w - bar[i]);
+            dot += w * g;
+            w2 += w * w;
+            g2 += g * g;
+        }
+        if (!isfinite(err2)) {
+            r->n_overflows++;
+            continue;
+        }
+        if (size > 0) r->relative = fmax(r->relative, top / size);
+        if (w2 > 0 && g2 > 0) r->cosine = fmin(r->cosine, dot / sqrt(w2 * g2));
+        centred[m++] = ref2 > 0 ? sqrt(err2 / ref2) : err2 > 0;
+    }
+    qsort(centred, m, sizeof *centred, by_value);
+    r->median = m ? centred[m / 2] : 0;
+    r->max = m ? centred[m - 1] : 0;
+    free(bar);
+    free(centred);
+    return VNP_OK;
+}
+
+static void put_row(struct validate *v, const char *table, const char *name,
+                    const vnp_bench_cell *cells, size_t n) {
+    vnp_bench_row row = {table, name, cells, n};
+    v->fn(v->ctx, &row);
+}
+
+static vnp_status compare_parts(struct validate *v, const struct answer *a, struct verdict *out) {
+    static const char *const what[2] = {"DNA encoder", "protein encoder"};
+    for (int kind = 0; kind < 2; kind++) {
+        struct agreement r;
+        char table[256];
+        if (!v->part[kind]) continue;
+        VNP_TRY(compare(v->truth.vectors[kind], a->vectors[kind], v->frames.n,
+                        (size_t)vnp_checkpoint_spec(v->part[kind])->n_hidden, &r));
+        out->worst_median = fmax(out->worst_median, r.median);
+        out->worst_max = fmax(out->worst_max, r.max);
+        out->n_overflows += r.n_overflows;
+        const vnp_bench_cell cells[] = {{"centred_median", "centred median", r.median},
+                                        {"centred_max", "centred max", r.max},
+                                        {"max_relative", "max relative", r.relative},
+                                        {"least_cosine", "least cosine", r.cosine},
+                                        {"overflows", "overflows", (double)r.n_overflows}};
+        snprintf(table, sizeof table, "%s against fp32 on %.100s, %zu sequences, %s", what[kind],
+                 v->devices.name, v->frames.n, vnp_precision_name(out->precision));
+        put_row(v, table, vnp_precision_name(out->precision), cells, VNP_COUNT(cells));
+    }
+    return VNP_OK;
+}
+
+static void compare_scores(struct validate *v, const struct answer *a, struct verdict *out) {
+    for (size_t i = 0; a->scores && i < v->frames.n; i++) {
+        const float *w = v->truth.scores + 2 * i, *g = a->scores + 2 * i;
+        double diff = fabs((double)w[1] - (double)g[1]);
+        if (!isfinite(g[0]) || !isfinite(g[1])) continue; /* an overflow: computed again in a run */
+        out->n_flips += (w[1] > w[0]) != (g[1] > g[0]);
+        out->score_max = fmax(out->score_max, diff);
+    }
+    double share = (double)out->n_flips / (double)v->frames.n;
+    out->passes = a->scores ? share <= MAX_FLIPS
+                            : out->worst_median <= MAX_MEDIAN && out->worst_max <= MAX_CENTRED;
+    const vnp_bench_cell cells[] = {
+        {"passes", "passes", out->passes},
+        {"speedup", "x fp32", out->speedup},
+        {"label_flips", "label flips", (double)out->n_flips},
+        {"label_flips_percent", "flips %", 100 * share},
+        {"score_max_difference", "score max", out->score_max},
+        {"sequences_per_s", "seqs/s", (double)v->frames.n / a->seconds}};
+    char table[256];
+    snprintf(table, sizeof table, "verdict, %s: %s", vnp_precision_name(out->precision),
+             a->scores ? "at most 0.1 % of the labels may flip"
+                       : "centred error at most 0.02 in the median, 0.1 anywhere");
+    put_row(v, table, vnp_precision_name(out->precision), cells, VNP_COUNT(cells));
+}
+
+static vnp_status validate_one(struct validate *v, enum vnp_precision precision) {
+    struct answer a = {0};
+    struct verdict *out = &v->verdicts[v->n_verdicts];
+    vnp_status s = compute(v, precision, &a);
+    if (s == VNP_OK) {
+        *out = (struct verdict){.precision = precision,
+                                .n_frames = v->frames.n,
+                                .speedup = v->truth.seconds / a.seconds};
+        s = compare_parts(v, &a, out);
+        if (s == VNP_OK) {
+            compare_scores(v, &a, out);
+            v->n_verdicts++;
+        }
+    }
+    answer_fini(&a);
+    return s;
+}
+
+/* ---- the verdict on disk -------------------------------------------------------------------- */
+
+/* File of a model on a kind of device; false when there is no cache folder, or (reading) none of
+ * its files, so that a model's bytes need not be hashed for nothing. */
+static bool verdict_path(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
+                         int n, bool is_reading, char *out, size_t n_out) {
+    char dir[VNP_API_PATH], device[256], hex[33];
+    struct vnp_hash128 sum, part;
+    if (is_reading && !vnp_api_cache_path(dir, sizeof dir)) return false;
+    if (!is_reading && !vnp_api_cache_dir(dir, sizeof dir)) return false;
+    strncat(dir, "/validated", sizeof dir - strlen(dir) - 1);
+    if (!is_reading) (void)mkdir(dir, 0700);
+    DIR *there = opendir(dir);
+    if (!there) return false;
+    (void)closedir(there);
+    vnp_api_device_identity(d, device, sizeof device);
+    sum = vnp_hash(device, strlen(device));
+    for (int i = 0; i < n; i++) {
+        if (!parts[i]) continue;
+        if (vnp_checkpoint_digest(parts[i], &part) != VNP_OK) return false;
+        uint64_t link[4] = {sum.lo, sum.hi, part.lo, part.hi};
+        sum = vnp_hash(link, sizeof link);
+    }
+    vnp_hash_hex(sum, hex);
+    return (size_t)snprintf(out, n_out, "%s/%s", dir, hex) < n_out;
+}
+
+static bool verdict_write(struct validate *v, const char *path) {
+    char part[VNP_API_PATH + 96];
+    snprintf(part, sizeof part, "%s.part", path);
+    FILE *f = fopen(part, "w");
+    if (!f) return false;
+    fprintf(f, "virnucpro validate 1\n");
+    for (int i = 0; i < v->n_verdicts; i++) {
+        const struct verdict *t = &v->verdicts[i];
+        fprintf(f, "%s %d %zu %zu %.4f %.3e %.3e\n", vnp_precision_name(t->precision), t->passes,
+                t->n_frames, t->n_flips, t->speedup, t->worst_median, t->worst_max);
+    }
+    return fclose(f) == 0 && rename(part, path) == 0;
+}
+
+bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
+                          int n, enum vnp_precision *out, char *why, size_t n_why) {
+    char path[VNP_API_PATH + 64], line[256], name[16];
+    double best = 0, speedup;
+    int passes;
+    size_t n_frames, n_flips;
+    if (!verdict_path(d, parts, n, true, path, sizeof path)) return false;
+    FILE *f = fopen(path, "r");
+    if (!f) return false;
+    bool is_known = fgets(line, sizeof line, f) && strcmp(line, "virnucpro validate 1\n") == 0;
+    while (is_known && fgets(line, sizeof line, f)) {
+        enum vnp_precision p;
+        bool is_row = sscanf(line, "%15s %d %zu %zu %lf", name, &passes, &n_frames, &n_flips,
+                             &speedup) == 5 &&
+                      vnp_precision_parse(name, &p) == VNP_OK;
+        double need = p == d->precision ? 0 : MIN_GAIN; /* a near tie stays with the default */
+        if (!is_row || !passes || speedup < best * need) continue;
+        best = speedup;
+        *out = p;
+        snprintf(why, n_why,
+                 "auto: validated, %zu of %zu labels differ from fp32, %.2f times as fast", n_flips,
+                 n_frames, speedup);
+    }
+    (void)fclose(f);
+    return best > 0;
+}
+
+static void put_conclusion(struct validate *v, bool is_kept) {
+    char table[512] = "passed:";
+    enum vnp_precision best = VNP_PREC_FP32;
+    double fastest = 1;
+    for (int i = 0; i < v->n_verdicts; i++) {
+        const struct verdict *t = &v->verdicts[i];
+        if (!t->passes) continue;
+        size_t n = strlen(table);
+        snprintf(table + n, sizeof table - n, " %s", vnp_precision_name(t->precision));
+        if (t->speedup > fastest) {
+            fastest = t->speedup;
+            best = t->precision;
+        }
+    }
+    size_t n = strlen(table);
+    snprintf(table + n, sizeof table - n, "; the fastest is %s%s", vnp_precision_name(best),
+             is_kept                  ? "; kept for --precision auto"
+             : v->frames.n < MIN_KEPT ? "; not kept: fewer than 1000 sequences say little"
+                                      : "; not kept: no cache folder");
+    const vnp_bench_cell cells[] = {{"speedup", "x fp32", fastest}, {"kept", "kept", is_kept}};
+    put_row(v, table, vnp_precision_name(best), cells, VNP_COUNT(cells));
+}
+
+/* ---- all ------------------------------------------------------------------------------------ */
+
+static vnp_status open_models(struct validate *v) {
+    const vnp_validate_options *o = v->o;
+    if (o->model) {
+        VNP_TRY(vnp_checkpoint_open(o->model, VNP_MODEL_NONE, &v->model));
+        enum vnp_model_kind kind = vnp_checkpoint_spec(v->model)->kind;
+        if (kind == VNP_MODEL_CLASSIFIER)
+            return vnp_fail(VNP_MISMATCH, VNP_FROM_MODEL, "a classifier alone has no precision");
+        v->part[kind == VNP_MODEL_DNABERT ? KIND_DNA : KIND_PROTEIN] = v->model;
+        return VNP_OK;
+    }
+    struct vnp_api_model_paths paths = {.models = o->models,
+                                        .esm = o->esm,
+                                        .dnabert = o->dnabert,
+                                        .classifier = o->classifier,
+                                        .window_bp = o->window_bp};
+    VNP_TRY(vnp_api_models_open(&paths, &v->models));
+    v->part[KIND_DNA] = v->models.dnabert;
+    v->part[KIND_PROTEIN] = v->models.esm2;
+    return VNP_OK;
+}
+
+static vnp_status validate_all(struct validate *v) {
+    enum vnp_precision list[VNP_PREC_COUNT];
+    char path[VNP_API_PATH + 64];
+    int n = 0;
+    struct vnp_checkpoint *parts[3] = {v->part[0], v->part[1], v->models.classifier};
+    VNP_TRY(vnp_api_precisions_parse(v->o->precisions, list, &n));
+    VNP_TRY(read_frames(v));
+    VNP_TRY(compute(v, VNP_PREC_FP32, &v->truth));
+    for (int i = 0; i < n; i++) {
+        if (list[i] == VNP_PREC_FP32) continue;
+        vnp_status s = validate_one(v, list[i]);
+        if (s == VNP_UNSUPPORTED && n > 1) {
+            vnp_log(VNP_LOG_INFO, "api", "left out: %s", vnp_error_last()->text);
+            continue;
+        }
+        VNP_TRY(s);
+    }
+    bool is_kept = v->n_verdicts > 0 && v->frames.n >= MIN_KEPT &&
+                   verdict_path(&v->devices, parts, 3, false, path, sizeof path) &&
+                   verdict_write(v, path);
+    put_conclusion(v, is_kept);
+    return VNP_OK;
+}
+
+vnp_status vnp_model_validate(const vnp_validate_options *o, vnp_bench_callback *fn, void *ctx) {
+    struct validate v = {.o = o, .fn = fn, .ctx = ctx};
+    VNP_TRY(vnp_api_check_struct("validate", o, o ? o->size : 0, sizeof *o, o ? o->version : 0));
+    if (!fn || !o->inputs || o->n_inputs < 1)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "validate: no input, or nobody to report to");
+    VNP_TRY(vnp_api_devices_choose(o->device, NULL, o->n_threads, &v.devices));
+    vnp_status s = open_models(&v);
+    if (s == VNP_OK) s = validate_all(&v);
+    answer_fini(&v.truth);
+    frames_fini(&v.frames);
+    if (v.model) vnp_checkpoint_close(v.model);
+    vnp_api_models_close(&v.models);
+    return s;
+}

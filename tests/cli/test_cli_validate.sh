@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# model validate: each precision against fp32 on given sequences, the verdict kept and used by
+# --precision auto, for this model only.
+. "$(dirname "$0")/lib.sh"
+export XDG_CACHE_HOME=$scratch/cache
+mini=$source_dir/models/virnucpro-mini.safetensors
+python3 - >in.fa <<'PY'
+import random
+r = random.Random(4)
+for i in range(2500):
+    print(f">r{i}\n" + "".join(r.choices("ACGT", k=150)))
+PY
+printf '>p\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ\n>q\nMSILVTRPSPAGEELVSRLR\n' >p.faa
+expect "no sequences" 2 "no sequences" model validate --models "$mini"
+expect "model and models" 2 "one encoder alone" model validate in.fa --model a --models b
+expect "no such precision" 2 "no precision" model validate in.fa --precision fp61
+expect "input that is not there" 66 "nothing.fa" model validate nothing.fa --models "$mini" --precision bf16
+expect "before: auto is the default" 0 "" predict in.fa -o before --models "$tiny" --device cpu
+check "and says so" grep -q 'precision fp32 (auto: fp32 on CPUs' before/run.log
+check "and makes no cache folder" test ! -e "$XDG_CACHE_HOME"
+expect "validate" 0 "" model validate in.fa --models "$tiny" --device cpu --json
+cp out validate.json
+if python3 - validate.json <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))
+names = {r["name"] for r in rows if "passes" in r}
+sys.exit("bf16" not in names)
+PY
+then
+    check "errors, labels, speed, conclusion" python3 - validate.json <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))
+errors = [r for r in rows if "centred_median" in r and r["name"] == "bf16"]
+verdict = [r for r in rows if "passes" in r and r["name"] == "bf16"][0]
+assert len(errors) == 2, rows
+for r in errors:
+    assert 0 < r["centred_median"] < 0.2 and r["centred_max"] < 1, r
+    assert r["least_cosine"] > 0.99 and r["overflows"] == 0, r
+assert verdict["passes"] == (verdict["label_flips_percent"] <= 0.1) and verdict["score_max_difference"] < 0.1
+assert rows[-1]["kept"] == 1
+PY
+    sed -i 's/^bf16 .*/bf16 1 2000 1 1.5000 1e-3 1e-3/' "$XDG_CACHE_HOME"/virnucpro/validated/*
+    expect "auto takes what has passed" 0 "" predict in.fa -o after --models "$tiny" --device cpu
+    check "and says so" grep -q 'precision bf16 (auto: validated, 1 of 2000 labels' after/run.log
+    printf '>a\nGCTGCAGCTGAAGCT\n' >a.fa
+    expect "not for another model" 0 "" predict a.fa -o mini --models "$mini" --device cpu
+    check "which stays with the default" grep -q 'precision fp32 (auto: fp32 on CPUs' mini/run.log
+    expect "few sequences" 0 "" model validate a.fa --models "$mini" --device cpu
+    check "are not kept" grep -q "say little" out
+    sed -i 's/^bf16 1/bf16 0/' "$XDG_CACHE_HOME"/virnucpro/validated/*
+    expect "auto refuses what has failed" 0 "" predict in.fa -o failed --models "$tiny" --device cpu
+    check "and stays with the default" grep -q 'precision fp32' failed/run.log
+else
+    skip "bf16" "this CPU has none"
+fi
+expect "one encoder of several must be said" 78 "holds" model validate p.faa --model "$mini" --device cpu
+finish
