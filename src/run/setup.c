@@ -62,16 +62,53 @@ static vnp_status device_info(struct run_setup *s, int i, struct vnp_device_info
     return status;
 }
 
-/* The least of what the devices suggest. */
-static vnp_status find_budget(struct run_setup *s) {
-    const struct vnp_run_options *opt = s->opt;
-    int64_t budget = opt->budget_tokens;
-    for (int i = 0; i < opt->n_devices && opt->budget_tokens < 1; i++) {
-        struct vnp_device_info info = {0};
-        VNP_TRY(device_info(s, i, &info));
-        int64_t n = info.budget_tokens > 0 ? info.budget_tokens : DEFAULT_BUDGET;
-        budget = budget < 1 ? n : VNP_MIN(budget, n);
+struct question {
+    struct run_setup *s;
+    int idx;
+    struct vnp_device_info info;
+    vnp_status status;
+    struct vnp_error error;
+    pthread_t thread;
+    bool has_thread;
+};
+
+static void *ask_device(void *question) {
+    struct question *q = question;
+    q->status = device_info(q->s, q->idx, &q->info);
+    if (q->status != VNP_OK) q->error = *vnp_error_last();
+    return NULL;
+}
+
+/* The least of what the devices suggest, all asked at a time: a context takes a GPU a second. One
+ * that does not answer is no reason to stop while others do; its thread will find out. */
+static vnp_status ask_budget(struct run_setup *s, int64_t *budget) {
+    int n = s->opt->n_devices, n_known = 0;
+    struct question *q = calloc((size_t)n, sizeof *q);
+    if (!q) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "devices");
+    for (int i = 0; i < n; i++) {
+        q[i].s = s;
+        q[i].idx = i;
+        q[i].has_thread = n > 1 && pthread_create(&q[i].thread, NULL, ask_device, &q[i]) == 0;
+        if (!q[i].has_thread) ask_device(&q[i]);
     }
+    vnp_status status = VNP_OK;
+    for (int i = 0; i < n; i++) {
+        if (q[i].has_thread) pthread_join(q[i].thread, NULL);
+        if (q[i].status != VNP_OK) {
+            vnp_error_set(&q[i].error);
+            status = q[i].status;
+            continue;
+        }
+        int64_t own = q[i].info.budget_tokens > 0 ? q[i].info.budget_tokens : DEFAULT_BUDGET;
+        *budget = n_known++ == 0 ? own : VNP_MIN(*budget, own);
+    }
+    free(q);
+    return n_known > 0 ? VNP_OK : status;
+}
+
+static vnp_status find_budget(struct run_setup *s) {
+    int64_t budget = s->opt->budget_tokens;
+    if (budget < 1) VNP_TRY(ask_budget(s, &budget));
     s->e.budget_tokens = VNP_MAX(MIN_BUDGET, VNP_MIN(MAX_BUDGET, budget));
     s->e.max_seqs = s->e.budget_tokens / 8 + 1;
     return VNP_OK;

@@ -428,14 +428,14 @@ static bool stop_at_once(void *ctx, const struct vnp_run_progress *p) {
     return strcmp(p->stage, "loading") == 0;
 }
 
-/* A stop request while packs of two seconds are computed. In a child: it is for good. */
-static int run_stopped(struct pool_fixture *f, double grace_s, double *seconds) {
+/* A stop request while packs of pack_s seconds are computed. In a child: it is for good. */
+static int run_stopped(struct pool_fixture *f, double pack_s, double grace_s, double *seconds) {
     struct job j;
     job_init(&j, f->dir, f->input, "stopped", 2);
     j.opt.grace_s = grace_s;
     j.opt.progress = stop_at_once;
     j.e.block_windows = 8; /* packs complete blocks */
-    for (int i = 0; i < 2; i++) j.standins[i].tokens_per_s = j.e.budget_tokens / 2.0;
+    for (int i = 0; i < 2; i++) j.standins[i].tokens_per_s = (double)j.e.budget_tokens / pack_s;
     double t = vnp_now_s();
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -464,15 +464,15 @@ static void test_grace(void **state) {
     struct pool_fixture f;
     double s;
     open_pool(&f, "grace", 1000, false);
-    assert_int_equal(run_stopped(&f, 0.3, &s), 75);
+    assert_int_equal(run_stopped(&f, 60, 0.3, &s), 75);
     print_message("# grace 0.3 s: ended after %.2f s, %lld records\n", s,
                   (long long)n_frames_done(&f));
-    assert_true(s < 2);
+    assert_true(s < 30);
     assert_int_equal(n_frames_done(&f), 0);
-    assert_int_equal(run_stopped(&f, 60, &s), 75);
+    assert_int_equal(run_stopped(&f, 2, 60, &s), 75);
     print_message("# grace 60 s: ended after %.2f s, %lld records\n", s,
                   (long long)n_frames_done(&f));
-    assert_true(s > 2 && s < 30);
+    assert_true(s > 1.5 && s < 50);
     assert_true(n_frames_done(&f) > 0);
     free(f.plain.rows);
 }

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "run/worker.h"
 #include "run_support.h"
 
 #define MODEL VNP_TEST_SOURCE_DIR "/models/virnucpro-random-tiny.safetensors"
@@ -126,6 +127,22 @@ static void test_same_bytes(void **state) {
     assert_status(run(&f, 2, NULL, &c), VNP_OK);
     assert_equal_to_plain(&f);
     close_fixture(&f);
+}
+
+/* A device is asked in a process that ends with the answer. */
+static void test_info(void **state) {
+    (void)state;
+    struct run_process p = {.plan = {.device = {.backend = vnp_cpu_backend()}, .n_threads = 1},
+                            .program = PROGRAM,
+                            .name = "cpu:0"};
+    struct run_patience patience = {.limit_s = 60};
+    struct vnp_device_info info;
+    assert_status(vnp_run_process_info(&p, &patience, &info), VNP_OK);
+    assert_int_equal(info.budget_tokens, 2048);
+    assert_non_null(strstr(info.name, "CPU"));
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nothing is left */
+    p.program = "/bin/false";
+    assert_status(vnp_run_process_info(&p, &patience, &info), VNP_DEVICE);
 }
 
 /* Each kind alone: nothing is lost, and it has been noticed. */
@@ -454,11 +471,11 @@ static void test_grace(void **state) {
 /* An argument: only the tests whose names match it. */
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bytes),     cmocka_unit_test(test_each_fault),
-        cmocka_unit_test(test_many_faults),    cmocka_unit_test(test_guilty),
-        cmocka_unit_test(test_every_token),    cmocka_unit_test(test_no_device_left),
-        cmocka_unit_test(test_model_replaced), cmocka_unit_test(test_orphans),
-        cmocka_unit_test(test_grace),
+        cmocka_unit_test(test_info),           cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_each_fault),     cmocka_unit_test(test_many_faults),
+        cmocka_unit_test(test_guilty),         cmocka_unit_test(test_every_token),
+        cmocka_unit_test(test_no_device_left), cmocka_unit_test(test_model_replaced),
+        cmocka_unit_test(test_orphans),        cmocka_unit_test(test_grace),
     };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
