@@ -391,7 +391,8 @@ static vnp_status source_begin(struct vnp_seq_source *s) {
     s->state = AT_MEMBER;
     if (have >= 2 && p[0] == 0x1f && p[1] == 0x8b) {
         s->packing = VNP_SEQ_GZIP;
-        s->inflate = malloc(sizeof *s->inflate);
+        /* zeroed: a damaged stream may point back before its begin, and ISA-L then reads there */
+        s->inflate = calloc(1, sizeof *s->inflate);
         if (!s->inflate) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for inflating");
         isal_inflate_init(s->inflate);
     } else if (have >= 4 && is_zstd_magic(p)) {
