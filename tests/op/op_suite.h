@@ -1239,17 +1239,20 @@ static void suite_attention_cases(struct suite *s) {
     static const int small[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
     static const int tiles[] = {33, 1, 31, 32, 64, 2, 63, 65, 1, 127, 128, 129};
     static const int primes[] = {61, 97, 53, 1, 251};
+    static const int borders[] = {176, 177, 191, 192, 193, 256, 257}; /* of ways to go about it */
     static const int one[] = {1}, two[] = {2}, longest[] = {517};
     static const struct {
         int n;
         const int *lengths;
-    } packs[] = {{17, small}, {12, tiles}, {5, primes}, {1, one}, {1, two}, {1, longest}};
+    } packs[] = {{17, small}, {12, tiles},  {5, primes}, {1, one},
+                 {1, two},    {1, longest}, {7, borders}};
     static const int64_t head_dims[] = {16, 24, 32, 64, 128};
     for (size_t k = 0; k < VNP_COUNT(head_dims); k++) {
         for (int64_t h = 1; h <= 5; h++) {
             for (size_t i = 0; i < VNP_COUNT(packs); i++) {
                 if (s->config->is_quick && ((size_t)h + i + k) % 3) continue;
-                if (packs[i].lengths == longest && h > (s->config->is_quick ? 1 : 2)) continue;
+                bool is_slow = packs[i].lengths == longest || packs[i].lengths == borders;
+                if (is_slow && h > (s->config->is_quick ? 1 : 2)) continue;
                 for (int p = SUITE_NONE; p <= SUITE_ROTARY_F16; p++) {
                     if (p == SUITE_ROTARY_F16 && packs[i].n == 1) continue;
                     struct suite_attention_case c = {
