@@ -464,26 +464,25 @@ extern "C" cudaError_t vnp_cuda_rotary_table(float2 *table, int64_t n_pos, int64
 }
 
 /* Heads of 64 columns have kernels of their own: for short sequences anywhere, for longer ones on
- * Hopper. Tiles stand by kind, short ones first. */
+ * Hopper. */
 extern "C" cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *all,
                                           cudaStream_t stream) {
     struct vnp_cuda_attention_args part = *all, *p = &part;
-    bool is_64 = p->head_dim == 64, is_sm90 = is_64 && p->has_wgmma;
-    cudaError_t e = cudaSuccess;
-    if (is_64) {
-        part.n_tiles = p->n_short;
-        e = vnp_cuda_attention_short(p, stream);
-        part.tiles += p->n_short;
-        part.n_tiles = all->n_tiles - p->n_short;
+    bool is_64 = p->head_dim == 64;
+    for (int kind = VNP_CUDA_SHORT; is_64 && kind < VNP_CUDA_TILE_KINDS; kind++) {
+        cudaError_t e = cudaSuccess;
+        part.n_tiles = all->n_tiles_of[kind];
+        if (kind == VNP_CUDA_SHORT)
+            e = vnp_cuda_attention_short(p, stream);
+        else if (p->has_wgmma)
+            e = vnp_cuda_attention_sm90(p, static_cast<enum vnp_cuda_tile_kind>(kind), stream);
+        else
+            break;
+        if (e != cudaSuccess) return e;
+        part.tiles += part.n_tiles;
     }
-    if (is_sm90 && e == cudaSuccess) {
-        part.n_tiles = p->n_whole;
-        e = vnp_cuda_attention_sm90(p, true, stream);
-        part.tiles += p->n_whole;
-        part.n_tiles = all->n_tiles - p->n_short - p->n_whole;
-        if (e == cudaSuccess) e = vnp_cuda_attention_sm90(p, false, stream);
-    }
-    if (is_sm90 || e != cudaSuccess || p->n_tiles == 0) return e;
+    part.n_tiles = all->n_tiles - (part.tiles - all->tiles); /* what is left */
+    if (part.n_tiles == 0) return cudaSuccess;
     if (p->dtype == VNP_F16) return attention_pick<tag_f16>(p, stream);
     if (p->dtype == VNP_BF16) return attention_pick<tag_bf16>(p, stream);
     return cudaErrorNotSupported;

@@ -93,19 +93,26 @@ template <int HALF> __device__ __forceinline__ turn8 turn_at(const float2 *rotar
     return t;
 }
 /* Columns 8u .. 8u+7 and their partners: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s). */
+template <class T>
+__device__ __forceinline__ void turn2(uint32_t &a, uint32_t &b, const float4 &g) {
+    float2 x = T::unpack2(a), y = T::unpack2(b);
+    a = T::pack2(x.x * g.x - y.x * g.y, x.y * g.z - y.y * g.w);
+    b = T::pack2(y.x * g.x + x.x * g.y, y.y * g.z + x.y * g.w);
+}
 template <class T> __device__ __forceinline__ void turn(uint4 &lo, uint4 &hi, const turn8 &t) {
     uint32_t a[4] = {lo.x, lo.y, lo.z, lo.w}, b[4] = {hi.x, hi.y, hi.z, hi.w};
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-        float4 g = t.of[e];
-        float2 x = T::unpack2(a[e]), y = T::unpack2(b[e]);
-        a[e] = T::pack2(x.x * g.x - y.x * g.y, x.y * g.z - y.y * g.w);
-        b[e] = T::pack2(y.x * g.x + x.x * g.y, y.y * g.z + x.y * g.w);
-    }
+    for (int e = 0; e < 4; e++) turn2<T>(a[e], b[e], t.of[e]);
     lo = make_uint4(a[0], a[1], a[2], a[3]);
     hi = make_uint4(b[0], b[1], b[2], b[3]);
 }
 
+/* The row, of 8 for each warp, whose piece u = lane & 3 is a thread's: rows 4 apart side by side,
+ * so that 8 lanes reach all banks. */
+__device__ __forceinline__ int piece_row() {
+    int t = static_cast<int>(threadIdx.x);
+    return (t >> 5) * 8 + ((t >> 3) & 3) + (t & 4);
+}
 /* A thread's pieces of rows: row `r`, columns 8u .. and their partners 32 further. */
 __device__ __forceinline__ void copy_piece(uint32_t to, const char *from, int r, int u,
                                            bool is_there) {

@@ -2,8 +2,9 @@
  * Attention for heads of 64 columns and sequences of at most 64 tokens, which share tiles of 64
  * rows. That is all memory traffic, so the kernel is built as a stream: a fixed grid, every block
  * goes through its share of (tile, head) pairs, and while it works on one the rows of the next are
- * on their way to its other half of shared memory. A thread rotates in place just the pieces that
- * it copied itself. Every warp multiplies only the keys of its own sequence, grouped from the
+ * on their way to its other half of shared memory. Blocks side by side work on heads side by side:
+ * what is fetched at one time lies together in memory. A thread rotates in place just the pieces
+ * that it copied itself. Every warp multiplies only the keys of its own sequence, grouped from the
  * sequence's own first token, so the order of every sum is the sequence's. */
 #include "cuda_attention.cuh"
 
@@ -26,11 +27,11 @@ __device__ __forceinline__ share share_of(const vnp_cuda_tile *t, int warp) {
 __device__ __forceinline__ void copy_rows(uint32_t stage, const vnp_cuda_attention_args &p,
                                           const share &s, unsigned h) {
     int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
-    int u = lane & 3;
+    int u = lane & 3, r0 = piece_row() & 7;
     int64_t dim = p.n_heads * ROW;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        int r = (lane >> 2) + 8 * i, row = 16 * warp + r;
+        int r = r0 + 8 * i, row = 16 * warp + r;
         bool is_there = s.row + r < s.seq + s.len;
         const char *from = static_cast<const char *>(p.qkv) +
                            (is_there ? s.row + r : 0) * p.ld_qkv * 2 + h * ROW + u * 16;
@@ -43,7 +44,7 @@ __device__ __forceinline__ void copy_rows(uint32_t stage, const vnp_cuda_attenti
 template <class T>
 __device__ __forceinline__ void turn_rows(uint32_t stage, const float2 *rotary, const share &s) {
     int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
-    int u = lane & 3, r = lane >> 2, row = 16 * warp + r, pos = s.row + r - s.seq;
+    int u = lane & 3, r = piece_row() & 7, row = 16 * warp + r, pos = s.row + r - s.seq;
     turn8 t[2] = {turn_at<32>(rotary, pos, u), turn_at<32>(rotary, pos + 8, u)};
     copies_wait<1>();
 #pragma unroll
@@ -117,36 +118,29 @@ __global__ void __launch_bounds__(128, BLOCKS)
     extern __shared__ __align__(1024) char smem[];
     int warp = static_cast<int>(threadIdx.x) >> 5;
     unsigned n_heads = static_cast<unsigned>(p.n_heads);
-    uint64_t n_units = static_cast<uint64_t>(p.n_tiles) * n_heads;
-    unsigned unit = static_cast<unsigned>(n_units * blockIdx.x / gridDim.x);
-    unsigned end = static_cast<unsigned>(n_units * (blockIdx.x + 1) / gridDim.x);
-    unsigned tile = unit / n_heads, h = unit % n_heads;
-    if (unit >= end) return;
+    unsigned n_units = static_cast<unsigned>(p.n_tiles) * n_heads, unit = blockIdx.x;
+    unsigned next = unit + gridDim.x, after = next + gridDim.x;
     uint32_t stage = smem_at(smem), other = stage + STAGE;
-    share mine = share_of(p.tiles + tile, warp), then = mine;
-    copy_rows(stage, p, mine, h);
+    share mine = share_of(p.tiles + unit / n_heads, warp), then = mine, later = mine;
+    if (next < n_units) then = share_of(p.tiles + next / n_heads, warp);
+    copy_rows(stage, p, mine, unit % n_heads);
     copies_close();
-    for (; unit < end; unit++) {
-        unsigned h_then = h + 1;
-        if (h_then == n_heads) {
-            h_then = 0;
-            tile++;
-            if (unit + 1 < end) then = share_of(p.tiles + tile, warp);
-        }
-        if (unit + 1 < end) copy_rows(other, p, then, h_then);
+    for (; unit < n_units; unit = next, next = after, after += gridDim.x) {
+        if (after < n_units) later = share_of(p.tiles + after / n_heads, warp);
+        if (next < n_units) copy_rows(other, p, then, next % n_heads);
         copies_close();
         if (ROTARY)
             turn_rows<T>(stage, p.rotary, mine);
         else
             copies_wait<1>();
         __syncthreads();
-        if (mine.len > 0) attend<T, ALIBI>(stage, p, mine, h);
+        if (mine.len > 0) attend<T, ALIBI>(stage, p, mine, unit % n_heads);
         __syncthreads();
         uint32_t swap = stage;
         stage = other;
         other = swap;
         mine = then;
-        h = h_then;
+        then = later;
     }
 }
 

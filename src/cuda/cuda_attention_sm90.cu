@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT
  * Attention of Hopper for heads of 64 columns and sequences of more than 64 tokens: products by
  * warpgroup instructions, keys and values read from shared memory by the matrix unit itself, once
- * for 64 queries. Two kernels: a sequence of at most 176 tokens is one block's, a longer one gets a
- * block for every 128 queries. Everything is fetched by asynchronous copies; a thread rotates in
- * place just the pieces that it copied itself, so that rotation needs no barrier.
- * Keys are grouped by 64 from the sequence's own first token: the order of every sum is the
- * sequence's. Online softmax after Milakov & Gimelshein 2018 and Dao 2023; the next step's scores
- * are multiplied while this step's weights meet the values (Shah et al. 2024). */
+ * for 64 queries. Two kernels: a sequence of at most 192 tokens is worked on whole, by the streams
+ * of a fixed grid; a longer one gets a block for every 128 queries. Everything is fetched by
+ * asynchronous copies; a thread rotates in place just the pieces that it copied itself, so that
+ * rotation needs no barrier. Keys are grouped by 64 from the sequence's own first token: the order
+ * of every sum is the sequence's. Online softmax after Milakov & Gimelshein 2018 and Dao 2023; the
+ * next step's scores are multiplied while this step's weights meet the values (Shah et al. 2024).
+ */
 #include "cuda_attention.cuh"
 
 namespace {
 
-constexpr int KEYS = VNP_CUDA_KEYS, ROW = 128; /* bytes of a row of 64 columns */
+constexpr int ROW = 128; /* bytes of a row of 64 columns */
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -115,7 +116,7 @@ __device__ __forceinline__ void matrix_wait(float (&s)[8][4], float (&o)[8][4],
                  : "memory");
 }
 /* A value that all threads of a warp have, so that the compiler knows. */
-__device__ __forceinline__ int same(int v) {
+template <class V> __device__ __forceinline__ V same(V v) {
     return __shfl_sync(0xffffffffu, v, 0);
 }
 __device__ __forceinline__ void shared_to_matrix() {
@@ -159,73 +160,150 @@ template <class T, bool ALIBI> struct queries {
 
 #endif /* sm_90a */
 
-/* attention_whole<T, ROTARY, ALIBI>  sequences of 65 to 176 tokens, a block each and head
+/* Shared memory of a whole sequence of up to 64 GROUPS tokens, worked on by as many warpgroups. */
+template <int GROUPS> struct whole {
+    static constexpr int THREADS = 128 * GROUPS, STAGES = GROUPS == 3 ? 3 : 2, ROWS = 64 * GROUPS;
+    static constexpr int STAGE = 3 * ROWS * ROW, BYTES = STAGES * STAGE;
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* Queries q0 .. of a sequence and one head; len 0: nothing. */
+struct work {
+    int start, len, q0;
+    unsigned h;
+
+    __device__ __forceinline__ int steps() const { return (len + 63) / 64; }
+    /* Columns of a row's queries that are the thread's piece; rows beyond the end give the first.
+     */
+    __device__ __forceinline__ const char *row(const vnp_cuda_attention_args &p, int r) const {
+        int64_t token = start + (r < len ? r : 0);
+        return static_cast<const char *>(p.qkv) + token * p.ld_qkv * 2 + h * ROW +
+               (threadIdx.x & 3) * 16;
+    }
+};
+__device__ __forceinline__ work work_at(const vnp_cuda_attention_args &p, unsigned unit) {
+    unsigned n_heads = static_cast<unsigned>(p.n_heads);
+    work w = {};
+    if (unit >= static_cast<unsigned>(p.n_tiles) * n_heads) return w;
+    const vnp_cuda_tile *tile = p.tiles + unit / n_heads;
+    w.h = unit % n_heads;
+    w.start = __ldg(&tile->seq_row[0]);
+    w.len = __ldg(&tile->seq_len[0]);
+    w.q0 = __ldg(&tile->q_row[0]) - w.start;
+    return w;
+}
+
+/* A whole sequence into a stage; values with zeros to the end of the last step. */
+template <int GROUPS>
+__device__ __forceinline__ void copy_whole(uint32_t stage, const vnp_cuda_attention_args &p,
+                                           const work &w) {
+    int u = static_cast<int>(threadIdx.x) & 3;
+    int64_t dim = p.n_heads * ROW;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int r = piece_row() + i * 32 * GROUPS;
+        const char *from = w.row(p, r);
+        if (r < ((w.len + 15) & ~15)) {
+            copy_piece(stage, from, r, u, r < w.len);
+            copy_piece(stage + whole<GROUPS>::ROWS * ROW, from + dim, r, u, r < w.len);
+        }
+        if (r < 64 * w.steps())
+            copy_piece(stage + 2 * whole<GROUPS>::ROWS * ROW, from + 2 * dim, r, u, r < w.len);
+    }
+}
+
+/* A warpgroup's 64 queries from q0 on with all keys of a stage. */
+template <int GROUPS, class T, bool ALIBI>
+__device__ __forceinline__ void attend_whole(uint32_t stage, const vnp_cuda_attention_args &p,
+                                             int start, int len, int q0, unsigned h) {
+    int lane = static_cast<int>(threadIdx.x) & 31, mine = q0 + 16 * ((threadIdx.x >> 5) & 3);
+    uint32_t ks = stage + whole<GROUPS>::ROWS * ROW, vs = ks + whole<GROUPS>::ROWS * ROW;
+    uint32_t a[4][4] = {};
+    float unit = p.scale * LOG2_E, slope = ALIBI ? p.slopes[h] * LOG2_E : 0.0f;
+    float dist = static_cast<float>(mine + (lane >> 2) - 2 * (lane & 3));
+    int k0 = 0;
+    queries<T, ALIBI> x;
+    x.begin(stage + mine * ROW, mine < len);
+    start_scores(T(), x.s, x.q, operand(ks));
+    matrix_wait(x.s, x.o, a);
+    for (; k0 + 64 < len; k0 += 64) {
+        if (mine < len) x.template weigh<true>(a, 64, unit, slope, dist - k0);
+        start_both(T(), x.s, x.q, operand(ks + (k0 + 64) * ROW), x.o, a, operand(vs + k0 * ROW));
+        matrix_wait(x.s, x.o, a);
+    }
+    if (mine < len) x.template weigh<false>(a, len - k0, unit, slope, dist - k0);
+    start_values(T(), x.o, a, operand(vs + k0 * ROW));
+    matrix_wait(x.s, x.o, a);
+    if (mine < len) {
+        char *out = static_cast<char *>(p.out) + (start + mine) * p.ld_out * 2 + h * ROW;
+        put_rows<T>(x.o, x.sum, stage + mine * ROW, out, p.ld_out * 2, len - mine);
+    }
+}
+#endif
+
+/* attention_whole<GROUPS, T, ROTARY, ALIBI>  sequences of 65 to 128 (2 groups) or 192 tokens (3)
  * Math      out = softmax(scale q k^T - slope |i-j|) v; online softmax in FP32, exp as 2^x
  * Shapes    qkv [N][3][H][64] T, out [N][H*64] T
  * Rounding  q and k to T after rotation, weights p = 2^(s - max) to T, o once to T
- * Traffic   8*N*D bytes, each once; the rotary table (43 kB) from L1; 4*n*D flop a token
+ * Traffic   8*N*D bytes, each once; a thread keeps its 32 numbers of the rotary table in registers:
+ *           its rows stand at the same positions in every sequence; 4*n*D flop a token
  * Bound     115 us at 3.0 TB/s for N = 16896, D = 2560; measured: docs/kernels/attention-cuda.md
- * Launch    128 threads, 68 kB smem: 3 blocks a multiprocessor; the queries go by in rounds of 64
+ * Launch    3 groups: a block of 384 threads a multiprocessor, 3 stages of 72 kB; 2 groups: two
+ *           blocks of 256 threads, 2 stages of 48 kB. A (sequence, head) pair is worked on, 64
+ *           queries a warpgroup, while those after it are on their way
  * Order     keys in steps of 64 from the sequence's own start: bit-identical for any neighbours
  * Ref       vnp_ref attention     Tried  docs/kernels/attention-cuda.md
  */
-template <class T, bool ROTARY, bool ALIBI>
-__global__ void __launch_bounds__(128, 3)
+template <int GROUPS, class T, bool ROTARY, bool ALIBI>
+__global__ void __launch_bounds__(128 * GROUPS, GROUPS == 2 && !ROTARY ? 2 : 1)
     attention_whole(const __grid_constant__ vnp_cuda_attention_args p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int STEP = 32 * GROUPS, STAGES = whole<GROUPS>::STAGES;
     extern __shared__ __align__(1024) char smem[];
-    uint32_t qs = smem_at(smem), ks = qs + KEYS * ROW, vs = ks + KEYS * ROW;
-    int warp = same(static_cast<int>(threadIdx.x) >> 5), lane = static_cast<int>(threadIdx.x) & 31;
-    unsigned n_heads = static_cast<unsigned>(p.n_heads), h = blockIdx.x % n_heads;
-    const vnp_cuda_tile *tile = p.tiles + blockIdx.x / n_heads;
-    int start = same(__ldg(&tile->seq_row[0])), len = same(__ldg(&tile->seq_len[0]));
-    int row0 = static_cast<int>(threadIdx.x) >> 2, u = static_cast<int>(threadIdx.x) & 3;
-    int64_t ld = p.ld_qkv * 2, dim = p.n_heads * ROW;
-    const char *src = static_cast<const char *>(p.qkv) + start * ld + h * ROW + u * 16;
-    int n_rows = (len + 15) & ~15;
-    for (int r = row0; r < n_rows; r += 32) {
-        const char *from = src + (r < len ? r : 0) * ld;
-        copy_piece(qs, from, r, u, r < len);
-        copy_piece(ks, from + dim, r, u, r < len);
-    }
-    copies_close();
-    for (int r = row0; r < ((len + 63) & ~63); r += 32) /* zeros to the end of the last step */
-        copy_piece(vs, src + 2 * dim + (r < len ? r : 0) * ld, r, u, r < len);
-    copies_close();
+    uint32_t base = smem_at(smem);
+    int u = static_cast<int>(threadIdx.x) & 3, row = piece_row();
+    int q0 = 64 * same(static_cast<int>(threadIdx.x) >> 7), i = 0;
+    turn8 turns[2];
     if (ROTARY) {
-        turn8 t = turn_at<32>(p.rotary, row0, u);
-        copies_wait<1>();
-        for (int r = row0; r < n_rows; r += 32) {
-            turn_piece<T>(qs, r, u, t);
-            turn_piece<T>(ks, r, u, t);
-            t = turn_at<32>(p.rotary, r + 32, u);
-        }
+        turns[0] = turn_at<32>(p.rotary, row, u);
+        turns[1] = turn_at<32>(p.rotary, row + STEP, u);
     }
-    copies_wait<0>();
-    shared_to_matrix();
-    __syncthreads();
-    float unit = p.scale * LOG2_E, slope = ALIBI ? p.slopes[h] * LOG2_E : 0.0f;
-    queries<T, ALIBI> x;
-    for (int q0 = 0; q0 < len; q0 += 64) {
-        int mine = q0 + 16 * warp, k0 = 0; /* the warp's first query; the step's first key */
-        float dist = static_cast<float>(mine + (lane >> 2) - 2 * (lane & 3));
-        uint32_t a[4][4] = {};
-        x.begin(qs + mine * ROW, mine < len);
-        start_scores(T(), x.s, x.q, operand(ks));
-        matrix_wait(x.s, x.o, a);
-        for (; k0 + 64 < len; k0 += 64) {
-            if (mine < len) x.template weigh<true>(a, 64, unit, slope, dist - k0);
-            start_both(T(), x.s, x.q, operand(ks + (k0 + 64) * ROW), x.o, a,
-                       operand(vs + k0 * ROW));
-            matrix_wait(x.s, x.o, a);
+    unsigned unit = blockIdx.x;
+    work now = work_at(p, unit), next = work_at(p, unit + gridDim.x);
+    work after = STAGES == 3 ? work_at(p, unit + 2 * gridDim.x) : next;
+    copy_whole<GROUPS>(base, p, now);
+    copies_close();
+    if (STAGES == 3) {
+        copy_whole<GROUPS>(base + whole<GROUPS>::STAGE, p, next);
+        copies_close();
+    }
+    for (;;) {
+        int start = same(now.start), len = same(now.len);
+        uint32_t stage = same(base + i * whole<GROUPS>::STAGE);
+        if (len == 0) break;
+        copies_wait<STAGES - 2>();
+#pragma unroll
+        for (int k = 0; ROTARY && k < 2; k++)
+            if (row + STEP * k < len) {
+                turn_piece<T>(stage, row + STEP * k, u, turns[k]);
+                turn_piece<T>(stage + whole<GROUPS>::ROWS * ROW, row + STEP * k, u, turns[k]);
+            }
+        shared_to_matrix();
+        __syncthreads(); /* this stage is whole, the one before is free */
+        int free = i == 0 ? STAGES - 1 : i - 1;
+        copy_whole<GROUPS>(base + free * whole<GROUPS>::STAGE, p, after);
+        copies_close();
+        unsigned h = same(now.h);
+        unit += gridDim.x;
+        now = next;
+        if (STAGES == 3) {
+            next = after;
+            after = work_at(p, unit + 2 * gridDim.x);
+        } else {
+            after = next = work_at(p, unit + gridDim.x);
         }
-        if (mine < len) x.template weigh<false>(a, len - k0, unit, slope, dist - k0);
-        start_values(T(), x.o, a, operand(vs + k0 * ROW));
-        matrix_wait(x.s, x.o, a);
-        if (mine < len) {
-            char *out = static_cast<char *>(p.out) + (start + mine) * p.ld_out * 2 + h * ROW;
-            put_rows<T>(x.o, x.sum, qs + mine * ROW, out, p.ld_out * 2, len - mine);
-        }
+        i = i + 1 == STAGES ? 0 : i + 1;
+        if (q0 < len) attend_whole<GROUPS, T, ALIBI>(stage, p, start, len, q0, h);
     }
 #else
     (void)p;
@@ -233,7 +311,6 @@ __global__ void __launch_bounds__(128, 3)
 }
 
 constexpr int LONG_STAGES = 4, LONG_QUERIES = 128;
-constexpr int WHOLE_BYTES = (2 * KEYS + (KEYS + 63) / 64 * 64) * ROW;
 constexpr int LONG_BYTES = (LONG_QUERIES + LONG_STAGES * 128) * ROW;
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -246,7 +323,7 @@ __device__ __forceinline__ void copy_chunk(uint32_t stage, const char *src, int6
 }
 #endif
 
-/* attention_long<T, ROTARY, ALIBI>  sequences of more than 176 tokens, a block for 128 queries
+/* attention_long<T, ROTARY, ALIBI>  sequences of more than 192 tokens, a block for 128 queries
  * Math      as attention_whole
  * Shapes    qkv [N][3][H][64] T, out [N][H*64] T
  * Rounding  as attention_whole
@@ -329,31 +406,45 @@ __global__ void __launch_bounds__(256, 2)
 }
 
 template <class T, bool ROTARY, bool ALIBI>
-cudaError_t start(const struct vnp_cuda_attention_args *p, bool is_whole, cudaStream_t stream) {
-    auto kernel = is_whole ? attention_whole<T, ROTARY, ALIBI> : attention_long<T, ROTARY, ALIBI>;
-    int bytes = is_whole ? WHOLE_BYTES : LONG_BYTES;
-    unsigned grid = static_cast<unsigned>(p->n_tiles * p->n_heads);
+cudaError_t start(const struct vnp_cuda_attention_args *p, enum vnp_cuda_tile_kind kind,
+                  cudaStream_t stream) {
+    auto kernel = attention_long<T, ROTARY, ALIBI>;
+    int bytes = LONG_BYTES, n_threads = 256, per_sm = 0;
+    if (kind == VNP_CUDA_WHOLE_128) {
+        kernel = attention_whole<2, T, ROTARY, ALIBI>;
+        bytes = whole<2>::BYTES;
+        n_threads = whole<2>::THREADS;
+        per_sm = ROTARY ? 1 : 2;
+    } else if (kind == VNP_CUDA_WHOLE_192) {
+        kernel = attention_whole<3, T, ROTARY, ALIBI>;
+        bytes = whole<3>::BYTES;
+        n_threads = whole<3>::THREADS;
+        per_sm = 1;
+    }
+    int64_t n_units = p->n_tiles * p->n_heads, n_blocks = per_sm * p->n_sms;
+    if (kind == VNP_CUDA_LONG || n_units < n_blocks) n_blocks = n_units;
     cudaError_t e =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess) return e;
-    kernel<<<grid, is_whole ? 128 : 256, static_cast<size_t>(bytes), stream>>>(*p);
+    kernel<<<static_cast<unsigned>(n_blocks), n_threads, static_cast<size_t>(bytes), stream>>>(*p);
     return cudaGetLastError();
 }
 
 template <class T>
-cudaError_t pick(const struct vnp_cuda_attention_args *p, bool is_whole, cudaStream_t stream) {
-    if (p->rotary) return start<T, true, false>(p, is_whole, stream);
-    if (p->slopes) return start<T, false, true>(p, is_whole, stream);
-    return start<T, false, false>(p, is_whole, stream);
+cudaError_t pick(const struct vnp_cuda_attention_args *p, enum vnp_cuda_tile_kind kind,
+                 cudaStream_t stream) {
+    if (p->rotary) return start<T, true, false>(p, kind, stream);
+    if (p->slopes) return start<T, false, true>(p, kind, stream);
+    return start<T, false, false>(p, kind, stream);
 }
 
 } // namespace
 
 extern "C" cudaError_t vnp_cuda_attention_sm90(const struct vnp_cuda_attention_args *p,
-                                               bool is_whole, cudaStream_t stream) {
+                                               enum vnp_cuda_tile_kind kind, cudaStream_t stream) {
     if (p->n_tiles == 0) return cudaSuccess;
     if (p->head_dim != 64 || (p->rotary && p->slopes)) return cudaErrorNotSupported;
-    if (p->dtype == VNP_F16) return pick<tag_f16>(p, is_whole, stream);
-    if (p->dtype == VNP_BF16) return pick<tag_bf16>(p, is_whole, stream);
+    if (p->dtype == VNP_F16) return pick<tag_f16>(p, kind, stream);
+    if (p->dtype == VNP_BF16) return pick<tag_bf16>(p, kind, stream);
     return cudaErrorNotSupported;
 }

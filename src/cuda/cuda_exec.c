@@ -138,11 +138,17 @@ vnp_status vnp_cuda_tensor_create(struct vnp_exec *ex, enum vnp_site site, int64
 
 /* ---- the batch ----------------------------------------------------------------------------- */
 
-/* Tiles of a sequence longer than 64 tokens: one if its keys fit in shared memory together, else
- * one for every 128 queries. */
+static enum vnp_cuda_tile_kind kind_of(int32_t len) {
+    if (len <= VNP_CUDA_TILE_ROWS) return VNP_CUDA_SHORT;
+    if (len <= 128) return VNP_CUDA_WHOLE_128;
+    return len <= VNP_CUDA_WHOLE ? VNP_CUDA_WHOLE_192 : VNP_CUDA_LONG;
+}
+
+/* Tiles of a sequence longer than 64 tokens: one if it is worked on whole, else one for every 128
+ * queries. */
 static int64_t plan_long(int32_t begin, int32_t len, struct vnp_cuda_tile *tiles) {
     int32_t n_groups = (len + VNP_CUDA_TILE_ROWS - 1) / VNP_CUDA_TILE_ROWS;
-    int32_t step = len <= VNP_CUDA_KEYS ? n_groups : 2, n = 0;
+    int32_t step = len <= VNP_CUDA_WHOLE ? n_groups : 2, n = 0;
     for (int32_t g = 0; g < n_groups; g += step, n++) {
         memset(&tiles[n], 0, sizeof tiles[n]);
         tiles[n].q_row[0] = begin + g * VNP_CUDA_TILE_ROWS;
@@ -176,24 +182,42 @@ static int64_t plan_short(const struct vnp_pack *pack, struct vnp_cuda_tile *til
     return n;
 }
 
-/* The tiles of the pack by kind: short sequences', then whole ones', then long ones'. */
+/* Longest sequences first, so that blocks that take every n-th tile get like shares. Shell sort: in
+ * place, and packs hold hundreds of such tiles. Within a length the order stays the pack's. */
+static bool is_before(const struct vnp_cuda_tile *a, const struct vnp_cuda_tile *b) {
+    if (a->seq_len[0] != b->seq_len[0]) return a->seq_len[0] > b->seq_len[0];
+    return a->q_row[0] < b->q_row[0];
+}
+static void sort_tiles(struct vnp_cuda_tile *tiles, int64_t n) {
+    for (int64_t gap = n / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11)
+        for (int64_t i = gap; i < n; i++) {
+            struct vnp_cuda_tile t = tiles[i];
+            int64_t k = i;
+            for (; k >= gap && is_before(&t, &tiles[k - gap]); k -= gap) tiles[k] = tiles[k - gap];
+            tiles[k] = t;
+        }
+}
+
+/* The tiles of the pack, by kind. */
 static void plan_tiles(struct vnp_exec *ex, const struct vnp_pack *pack,
                        struct vnp_cuda_tile *tiles) {
     int64_t n = plan_short(pack, tiles);
-    ex->n_short = n;
-    for (int kind = 0; kind < 2; kind++) {
+    ex->n_tiles_of[VNP_CUDA_SHORT] = n;
+    for (int kind = VNP_CUDA_WHOLE_128; kind <= VNP_CUDA_LONG; kind++) {
+        int64_t first = n;
         for (int64_t s = 0; s < pack->n_seqs; s++) {
             int32_t begin = pack->cu_seqlens[s], len = pack->cu_seqlens[s + 1] - begin;
-            if (len > VNP_CUDA_TILE_ROWS && (len > VNP_CUDA_KEYS) == kind)
-                n += plan_long(begin, len, tiles + n);
+            if ((int)kind_of(len) == kind) n += plan_long(begin, len, tiles + n);
         }
-        if (kind == 0) ex->n_whole = n - ex->n_short;
+        ex->n_tiles_of[kind] = n - first;
+        sort_tiles(tiles + first, n - first);
     }
     ex->n_tiles = n;
 }
 
 vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack) {
-    ex->n_tokens = ex->n_seqs = ex->n_tiles = ex->n_short = ex->n_whole = 0;
+    ex->n_tokens = ex->n_seqs = ex->n_tiles = 0;
+    memset(ex->n_tiles_of, 0, sizeof ex->n_tiles_of);
     VNP_TRY(vnp_op_check_pack(pack, ex->limits.max_tokens, ex->limits.max_seqs));
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
     VNP_CUDA(cudaEventSynchronize(ex->uploaded)); /* the pinned half is free again */

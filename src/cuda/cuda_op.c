@@ -242,8 +242,6 @@ vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention
                                         .row_len = ex->d_row_len,
                                         .scratch = ex->scratch,
                                         .n_tiles = ex->n_tiles,
-                                        .n_short = ex->n_short,
-                                        .n_whole = ex->n_whole,
                                         .n_rows = ex->n_tokens,
                                         .n_heads = p->n_heads,
                                         .head_dim = p->head_dim,
@@ -253,6 +251,7 @@ vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention
                                         .scale = p->scale,
                                         .n_sms = ex->dev->n_sms,
                                         .has_wgmma = ex->dev->has_wgmma};
+    memcpy(a.n_tiles_of, ex->n_tiles_of, sizeof a.n_tiles_of);
     bool is_f32 = qkv->dtype == VNP_F32, is_e4m3 = out->dtype == VNP_E4M3;
     size_t need = is_f32    ? (size_t)(ex->n_tokens * 2 * dim) * 4
                   : is_e4m3 ? (size_t)(ex->n_tokens * out->ld) * 2

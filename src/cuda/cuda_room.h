@@ -24,15 +24,23 @@ extern "C" {
 #define VNP_CUDA_MAX_READS 8    /* read_f32 calls between two waits */
 
 /* Work of a block of attention. Long (is_long): query rows q_row[0] .. of one sequence, in n_rounds
- * rounds of 64: all of them if the sequence is at most VNP_CUDA_KEYS long, else 128. Otherwise
+ * rounds of 64: all of them if the sequence is at most VNP_CUDA_WHOLE long, else 128. Otherwise
  * several sequences of at most 64 tokens share it: warp w serves rows q_row[w] .. +15 of the
  * sequence that begins at token seq_row[w] and has seq_len[w] tokens (0: idle), and the rows are
- * keys and values too. */
+ * keys and values too. Tiles stand by kind. */
+enum vnp_cuda_tile_kind {
+    VNP_CUDA_SHORT = 0, /* sequences of at most 64 tokens */
+    VNP_CUDA_WHOLE_128,
+    VNP_CUDA_WHOLE_192,
+    VNP_CUDA_LONG, /* more than 192 */
+    VNP_CUDA_TILE_KINDS
+};
+#define VNP_CUDA_WHOLE 192
 struct vnp_cuda_tile {
     int32_t q_row[4], seq_row[4], seq_len[4];
     int32_t is_long, n_rounds, unused[2];
 };
-#define VNP_CUDA_KEYS 176 /* keys in shared memory at a time; a shorter sequence is one block's */
+#define VNP_CUDA_KEYS 176         /* keys in shared memory at a time, the general kernel */
 #define VNP_CUDA_MAX_HALF 64      /* half of the widest head */
 #define VNP_CUDA_ROTARY_SPARE 256 /* positions of the table beyond the longest sequence */
 
@@ -75,7 +83,7 @@ struct vnp_cuda_attention_args {
     const float *slopes;                /* [H] or NULL */
     const int32_t *row_start, *row_len; /* [N] first token and tokens of a row's sequence */
     float *scratch;                     /* [N][2][H*Dh] f32, the FP32 path only */
-    int64_t n_tiles, n_short, n_whole;  /* short sequences' tiles come first, then whole ones' */
+    int64_t n_tiles, n_tiles_of[VNP_CUDA_TILE_KINDS];
     int64_t n_rows, n_heads, head_dim, ld_qkv, ld_out;
     enum vnp_dtype dtype;
     float scale;
@@ -133,8 +141,8 @@ cudaError_t vnp_cuda_finish(const float *y, int64_t ld_y, enum vnp_cuda_gemm_epi
                             int64_t ld_out, cudaStream_t stream);
 cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_attention_short(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
-cudaError_t vnp_cuda_attention_sm90(const struct vnp_cuda_attention_args *p, bool is_whole,
-                                    cudaStream_t stream);
+cudaError_t vnp_cuda_attention_sm90(const struct vnp_cuda_attention_args *p,
+                                    enum vnp_cuda_tile_kind kind, cudaStream_t stream);
 cudaError_t vnp_cuda_attention_f32(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f32(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f16_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
@@ -214,7 +222,7 @@ struct vnp_exec {
     int32_t *d_cu;                    /* [max_seqs+1] */
     struct vnp_cuda_tile *d_tiles;    /* [max_tiles] */
     int32_t *d_row_start, *d_row_len; /* [max_tokens] */
-    int64_t n_tokens, n_seqs, n_tiles, n_short, n_whole, max_len, max_tiles;
+    int64_t n_tokens, n_seqs, n_tiles, n_tiles_of[VNP_CUDA_TILE_KINDS], max_len, max_tiles;
     float2 *rotary; /* [max_tokens][half] of rotary_dim */
     int64_t rotary_dim;
     enum vnp_dtype rotary_freq_dtype;
