@@ -37,7 +37,10 @@ static void print_row(struct printer *p, const vnp_bench_row *row) {
     for (size_t i = 0; i < row->n_cells; i++) {
         double v = row->cells[i].value;
         int n_digits = v == (double)(int64_t)v && v >= 1000 ? 0 : v >= 1000 ? 0 : v >= 100 ? 2 : 3;
-        printf("%*.*f", cell_width(&row->cells[i]), n_digits, v);
+        if (v != 0 && v < 0.01 && v > -0.01)
+            printf("%*.1e", cell_width(&row->cells[i]), v);
+        else
+            printf("%*.*f", cell_width(&row->cells[i]), n_digits, v);
     }
     printf("\n");
 }

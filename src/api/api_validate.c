@@ -22,7 +22,7 @@ enum {
     KIND_DNA = 0,
     KIND_PROTEIN
 };
-static const double MAX_FLIPS = 0.001, MAX_MEDIAN = 0.02, MAX_CENTRED = 0.1, MIN_GAIN = 1.05;
+static const double MAX_FLIPS = 0.001, MAX_MEDIAN = 0.02, MAX_CENTRED = 0.1, MIN_GAIN = 1.2;
 
 struct frames {
     char **text[2]; /* DNA, protein */
@@ -366,31 +366,52 @@ static bool verdict_write(struct validate *v, const char *path) {
     return fclose(f) == 0 && rename(part, path) == 0;
 }
 
-bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
-                          int n, enum vnp_precision *out, char *why, size_t n_why) {
-    char path[VNP_API_PATH + 64], line[256], name[16];
-    double best = 0, speedup;
-    int passes;
+struct row {
+    enum vnp_precision precision;
     size_t n_frames, n_flips;
-    if (!verdict_path(d, parts, n, true, path, sizeof path)) return false;
+    double speedup; /* over fp32 */
+};
+
+/* Rows that have passed, of a verdict's file; returns how many. */
+static int verdict_read(const char *path, struct row *rows) {
+    char line[256], name[16];
+    int n = 0, passes;
     FILE *f = fopen(path, "r");
-    if (!f) return false;
+    if (!f) return 0;
     bool is_known = fgets(line, sizeof line, f) && strcmp(line, "virnucpro validate 1\n") == 0;
-    while (is_known && fgets(line, sizeof line, f)) {
-        enum vnp_precision p;
-        bool is_row = sscanf(line, "%15s %d %zu %zu %lf", name, &passes, &n_frames, &n_flips,
-                             &speedup) == 5 &&
-                      vnp_precision_parse(name, &p) == VNP_OK;
-        double need = p == d->precision ? 0 : MIN_GAIN; /* a near tie stays with the default */
-        if (!is_row || !passes || speedup < best * need) continue;
-        best = speedup;
-        *out = p;
-        snprintf(why, n_why,
-                 "auto: validated, %zu of %zu labels differ from fp32, %.2f times as fast", n_flips,
-                 n_frames, speedup);
+    while (is_known && n < VNP_PREC_COUNT && fgets(line, sizeof line, f)) {
+        struct row *r = &rows[n];
+        n += sscanf(line, "%15s %d %zu %zu %lf", name, &passes, &r->n_frames, &r->n_flips,
+                    &r->speedup) == 5 &&
+             vnp_precision_parse(name, &r->precision) == VNP_OK && passes;
     }
     (void)fclose(f);
-    return best > 0;
+    return n;
+}
+
+/* The default stays unless another is MIN_GAIN times as fast, or it has not passed itself. */
+bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
+                          int n, enum vnp_precision *out, char *why, size_t n_why) {
+    char path[VNP_API_PATH + 64];
+    struct row rows[VNP_PREC_COUNT], *best = NULL;
+    if (!verdict_path(d, parts, n, true, path, sizeof path)) return false;
+    int n_rows = verdict_read(path, rows);
+    double least = d->precision == VNP_PREC_FP32 ? MIN_GAIN : 0;
+    for (int i = 0; i < n_rows; i++)
+        if (rows[i].precision == d->precision) {
+            best = &rows[i];
+            least = MIN_GAIN * best->speedup;
+        }
+    for (int i = 0; i < n_rows; i++)
+        if (rows[i].precision != d->precision && rows[i].speedup >= least) {
+            best = &rows[i];
+            least = best->speedup;
+        }
+    if (!best) return false;
+    *out = best->precision;
+    snprintf(why, n_why, "auto: validated, %zu of %zu labels differ from fp32, %.2f times as fast",
+             best->n_flips, best->n_frames, best->speedup);
+    return true;
 }
 
 static void put_conclusion(struct validate *v, bool is_kept) {

@@ -48,6 +48,10 @@ PY
     check "which stays with the default" grep -q 'precision fp32 (auto: fp32 on CPUs' mini/run.log
     expect "few sequences" 0 "" model validate a.fa --models "$mini" --device cpu
     check "are not kept" grep -q "say little" out
+    sed -i 's/ 1.5000 / 1.1000 /' "$XDG_CACHE_HOME"/virnucpro/validated/*
+    expect "a small gain" 0 "" predict a.fa -o gain --models "$tiny" --device cpu
+    check "does not replace the default" grep -q 'precision fp32' gain/run.log
+    sed -i 's/ 1.1000 / 1.5000 /' "$XDG_CACHE_HOME"/virnucpro/validated/*
     sed -i 's/^bf16 1/bf16 0/' "$XDG_CACHE_HOME"/virnucpro/validated/*
     expect "auto refuses what has failed" 0 "" predict in.fa -o failed --models "$tiny" --device cpu
     check "and stays with the default" grep -q 'precision fp32' failed/run.log
