@@ -253,7 +253,10 @@ vnp_status vnp_api_devices_choose(const char *device, const char *precision, int
             vnp_error_hint("use auto, fp32, bf16, fp16, fp8 or int8");
             return s;
         }
-        snprintf(d->why, sizeof d->why, "as asked");
+        bool is_judge = d->list[0].backend == vnp_ref_backend();
+        d->list[0].is_emulation = is_judge && d->precision != VNP_PREC_FP32;
+        snprintf(d->why, sizeof d->why,
+                 d->list[0].is_emulation ? "as asked, emulated" : "as asked");
     }
     if (is_auto && is_host && why_not[0]) {
         size_t n = strlen(d->why);

@@ -149,6 +149,7 @@ static vnp_status device_ready(struct vnp_engine *e) {
     if (e->device) return VNP_OK;
     struct vnp_device_options o = {.precision = e->devices.precision,
                                    .idx_device = e->devices.list[0].idx_device,
+                                   .is_emulation = e->devices.list[0].is_emulation,
                                    .n_threads = e->n_threads,
                                    .cache_dir = e->cache_dir[0] ? e->cache_dir : NULL};
     return e->devices.list[0].backend->device_open(&o, &e->device);

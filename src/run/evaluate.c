@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { N_BINS = 10, MAX_GROUPS = 256 };
 
@@ -393,6 +394,13 @@ static vnp_status read_table(const char *run_dir, const char *name, line_fn *fn,
     return st;
 }
 
+/* A run made with --no-upstream-files has no table of frames: its records can still be judged. */
+static bool has_frames(const char *run_dir) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/prediction_results.txt", run_dir);
+    return access(path, F_OK) == 0;
+}
+
 vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **out_text) {
     struct truth truth = {0};
     struct points contigs = {0}, windows = {0};
@@ -402,7 +410,9 @@ vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **
     struct reading c = {.truth = &truth, .points = &contigs};
     struct reading w = {.truth = &truth, .points = &windows};
     if (st == VNP_OK) st = read_table(run_dir, "contigs.tsv", contig_line, &c);
-    if (st == VNP_OK) st = read_table(run_dir, "prediction_results.txt", frame_line, &w);
+    bool has_windows = st != VNP_OK || has_frames(run_dir);
+    if (st == VNP_OK && has_windows)
+        st = read_table(run_dir, "prediction_results.txt", frame_line, &w);
     if (st == VNP_OK) st = close_window(&w);
     if (st != VNP_OK) goto fail;
 
@@ -415,10 +425,13 @@ vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **
              (long long)contigs.n_unknown);
     text_add(&text,
              "level\tgroup\tn\tn_virus\tauroc\tauprc\tf1\tprecision\trecall\taccuracy\tbrier\n");
-    st = report_level(&text, "window", &windows, &truth);
+    if (has_windows)
+        st = report_level(&text, "window", &windows, &truth);
+    else
+        text_add(&text, "# no figures of windows: the run has no prediction_results.txt\n");
     if (st == VNP_OK) st = report_level(&text, "record", &contigs, &truth);
     if (st != VNP_OK) goto fail;
-    report_reliability(&text, "window", &windows);
+    if (has_windows) report_reliability(&text, "window", &windows);
     report_reliability(&text, "record", &contigs);
     if (text.is_full) st = vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "report");
 fail:

@@ -41,6 +41,7 @@ static vnp_status open_parts(struct run_encoders *w) {
     const struct vnp_backend *b = plan->device.backend;
     struct vnp_device_options opt = {.precision = plan->precision,
                                      .idx_device = plan->device.idx_device,
+                                     .is_emulation = plan->device.is_emulation,
                                      .n_threads = plan->n_threads,
                                      .cache_dir = plan->cache_dir};
     VNP_TRY(b->device_open(&opt, &w->device));

@@ -21,8 +21,10 @@ static vnp_status device_names(const struct vnp_run_options *opt, char *out, siz
     out[0] = 0;
     for (int i = 0; i < opt->n_devices; i++) {
         const struct vnp_backend *b = opt->devices[i].backend;
-        struct vnp_device_options dev_opt = {
-            .precision = opt->precision, .idx_device = opt->devices[i].idx_device, .n_threads = 1};
+        struct vnp_device_options dev_opt = {.precision = opt->precision,
+                                             .idx_device = opt->devices[i].idx_device,
+                                             .n_threads = 1,
+                                             .is_emulation = opt->devices[i].is_emulation};
         struct vnp_device_info info = {0};
         struct vnp_device *dev;
         VNP_TRY(b->device_open(&dev_opt, &dev));

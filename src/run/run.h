@@ -13,8 +13,9 @@
 /* A device the run may use. */
 struct vnp_run_device {
     const struct vnp_backend *backend;
-    int idx_device;  /* host backends: any number, told apart by it in messages */
-    bool is_process; /* its worker is a child process; needs worker_program */
+    int idx_device;    /* host backends: any number, told apart by it in messages */
+    bool is_process;   /* its worker is a child process; needs worker_program */
+    bool is_emulation; /* the reference rounds its operands to the precision (op.h) */
 };
 
 struct vnp_run_progress {

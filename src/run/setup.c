@@ -49,8 +49,10 @@ static vnp_status check_options(const struct vnp_run_options *opt) {
 static vnp_status device_info(struct run_setup *s, int i, struct vnp_device_info *out) {
     struct run_process *p = &s->workers[i];
     const struct vnp_backend *b = p->plan.device.backend;
-    struct vnp_device_options dev_opt = {
-        .precision = p->plan.precision, .idx_device = p->plan.device.idx_device, .n_threads = 1};
+    struct vnp_device_options dev_opt = {.precision = p->plan.precision,
+                                         .idx_device = p->plan.device.idx_device,
+                                         .n_threads = 1,
+                                         .is_emulation = p->plan.device.is_emulation};
     struct vnp_device *dev;
     if (p->plan.device.is_process && !b->is_host) {
         struct run_patience patience = {.limit_s = s->opt->start_s > 0 ? s->opt->start_s : 1800};

@@ -15,6 +15,13 @@ if [ -e "$source_dir/models/virnucpro-mini.safetensors" ]; then
 else
   skip "the demo's calls" "no trained model is bundled"
 fi
+head -40 "$ex/phage_lambda.fna" >short.fa
+for p in fp32 fp16; do
+  expect "the reference, $p" 0 "" predict short.fa -o "ref_$p" --models "$tiny" --device ref --precision $p --save-embeddings
+done
+check "fp16 there is emulated and named so" grep -q 'emulated' err
+check "and rounds" bash -c '! cmp -s ref_fp32/prediction_results.txt ref_fp16/prediction_results.txt'
+check "how far it lies from fp32" bash -c "python3 '$source_dir/tools/precision-study' . ref_fp32 ref_fp16 | grep -q '^ref_fp16.*0 (0.000 %)'"
 mkdir -p inst/bin inst/share/virnucpro/models
 cp "$program" inst/bin/
 cp "$source_dir"/models/*.safetensors inst/share/virnucpro/models/

@@ -22,6 +22,10 @@ check "it knows its window" grep -q 'window     500' out
 expect "predict with the head" 0 "classifier trained with" predict o.fa -o p1 --models "$tiny" --classifier h.safetensors
 expect "predict with the bundle" 0 "classifier trained with" predict o.fa -o p2 --models all.safetensors
 check "both give the same calls" cmp p1/contigs.tsv p2/contigs.tsv
+{ printf 'id\tclass\tgroup\n'; grep -h '>' v1.fa | sed 's/>//;s/$/\tvirus\tphage/'; grep -h '>' o.fa | sed 's/>//;s/$/\tother\tcells/'; } >truth.tsv
+expect "the run of a head" 0 "" predict v1.fa o.fa -o p5 --models all.safetensors --no-upstream-files
+expect "evaluate judges it" 0 "" evaluate p5 --truth truth.tsv
+check "records, groups, and that windows are missing" bash -c 'grep -q "^record	all" out && grep -q "^record	phage" out && grep -q "no figures of windows" out'
 expect "a head alone goes on the shipped encoders, or says that it does not fit" 78 "takes .* columns" predict o.fa -o p3 --classifier h.safetensors
 
 expect "repeated: nothing to do" 0 "complete already" train $data -o h.safetensors $short --bundle all.safetensors
