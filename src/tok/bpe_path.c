@@ -152,10 +152,11 @@ size_t vnp_bpe_path_encode(const struct vnp_bpe *bpe, const char *text, size_t l
             n++;
             continue;
         }
-        ++*n_unknown;
-        if (bpe->unk_id < 0) continue; /* it vanishes, its neighbours meet */
+        bool is_lone = c == VNP_PATH_LONE;
+        *n_unknown += !is_lone;
+        if (!is_lone && bpe->unk_id < 0) continue; /* it vanishes, its neighbours meet */
         n_out += encode_run(t, letters, n, last, out + n_out);
-        out[n_out++] = (uint16_t)bpe->unk_id;
+        out[n_out++] = is_lone ? bpe->id_of_byte[(uint8_t)text[i]] : (uint16_t)bpe->unk_id;
         n = 0;
     }
     return n_out + encode_run(t, letters, n, last, out + n_out);

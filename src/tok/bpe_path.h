@@ -9,6 +9,7 @@
 enum {
     VNP_PATH_MAX_TOKENS = 8192,
     VNP_PATH_MAX_CLASSES = 16,
+    VNP_PATH_LONE = 17,       /* class of a letter that no merge takes */
     VNP_PATH_MAX_CONTEXT = 8, /* letters; their classes fit in 16 bits */
     VNP_PATH_NO_TOKEN = 0xffff,
     VNP_PATH_OPEN = 0x8000 /* or-ed to the number of a choice */
@@ -26,7 +27,7 @@ struct vnp_bpe_choice {
 
 struct vnp_bpe_path {
     unsigned n_tokens, n_base, class_bits, n_context;
-    uint8_t class_of_byte[256]; /* MAX_CLASSES: unknown */
+    uint8_t class_of_byte[256]; /* MAX_CLASSES: unknown; or LONE */
     bool has_few_letters;       /* up to four, all of words: `letters` by class, else 0xff */
     uint8_t letters[4];
     uint16_t id[VNP_PATH_MAX_TOKENS], len[VNP_PATH_MAX_TOKENS];

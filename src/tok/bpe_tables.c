@@ -56,6 +56,14 @@ static unsigned right_of(const struct build *b, unsigned token) {
     return b->token_of_id[b->bpe->right[token - b->n_base]];
 }
 
+/* Whether any merge takes the letter. One that none takes is always a token, and what stands before
+ * and after it is encoded alone. */
+static bool is_merged(const struct vnp_bpe *m, uint16_t id) {
+    for (size_t r = 0; r < m->n_merges; r++)
+        if (m->left[r] == id || m->right[r] == id) return true;
+    return false;
+}
+
 /* Numbers the tokens; false when the model is not of the kind that this file can do. */
 static bool number_tokens(struct build *b) {
     struct vnp_bpe_path *t = b->t;
@@ -64,6 +72,10 @@ static bool number_tokens(struct build *b) {
     memset(t->class_of_byte, MAX_CLASSES, sizeof t->class_of_byte);
     for (unsigned c = 0; c < 128; c++) {
         if (m->id_of_byte[c] == VNP_BPE_NO_ID) continue;
+        if (!is_merged(m, m->id_of_byte[c])) {
+            t->class_of_byte[c] = VNP_PATH_LONE;
+            continue;
+        }
         if (b->n_base == MAX_CLASSES) return false;
         t->class_of_byte[c] = (uint8_t)b->n_base;
         t->id[b->n_base] = m->id_of_byte[c];
@@ -89,7 +101,7 @@ static bool number_tokens(struct build *b) {
     memset(t->letters, 0xff, sizeof t->letters);
     for (unsigned c = 0; c < 128; c++) {
         unsigned i = t->class_of_byte[c], lower = c | 32;
-        if (i == MAX_CLASSES) continue;
+        if (i >= MAX_CLASSES) continue;
         if (m->is_added_first[c] || !((lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9')))
             t->has_few_letters = false;
         if (i < VNP_COUNT(t->letters)) t->letters[i] = (uint8_t)c;
