@@ -7,7 +7,9 @@
 // McNeil 1982), from ranks. AUPRC is average precision: the sum over distinct scores of
 // (recall gained) * precision there (Davis and Goadrich 2006). A window's score is the largest
 // score2 of its frames, its call upstream's rule (largest score2 >= largest score1); a record's
-// score and call are those of contigs.tsv.
+// score and call are those of contigs.tsv. Level `evidence` judges records by the sum of their
+// windows' log odds instead of the mean: what independent windows would add up to, so it also
+// counts how many there are (naive Bayes; calls virus when the sum is not negative).
 #include "run/run.h"
 
 #include <errno.h>
@@ -24,6 +26,8 @@ struct truth_row {
     char *id;
     bool is_virus, is_seen;
     int group;
+    int64_t n_windows; /* scored ones of the run's record */
+    double log_odds;   /* their sum */
 };
 
 struct truth {
@@ -35,7 +39,7 @@ struct truth {
 
 /* One scored thing. */
 struct point {
-    double score;
+    double score, p; /* orders; probability of virus */
     bool is_virus, is_called;
     int group;
 };
@@ -222,6 +226,7 @@ struct reading {
     char window[1024]; /* frames of a window stand together */
     struct point open;
     double max_other;
+    struct truth_row *record; /* of the open window */
 };
 
 /* contigs.tsv: seq_id length n_windows n_scored n_frames n_virus virus_score call status reason */
@@ -240,16 +245,26 @@ static vnp_status contig_line(void *ctx, char *line, int64_t n_line) {
     if (!t) return r->points->n_unknown++, VNP_OK;
     t->is_seen = true;
     if (strcmp(cell[7], "unscored") == 0) return r->points->n_unscored++, VNP_OK;
-    return points_add(r->points, (struct point){.score = strtod(cell[6], NULL),
+    double score = strtod(cell[6], NULL);
+    return points_add(r->points, (struct point){.score = score,
+                                                .p = score,
                                                 .is_virus = t->is_virus,
                                                 .is_called = strcmp(cell[7], "virus") == 0,
                                                 .group = t->group});
 }
 
+static double log_odds(double p) {
+    p = fmin(fmax(p, 1e-7), 1 - 1e-7); /* FP32 scores reach 0 and 1 */
+    return log(p / (1 - p));
+}
+
 static vnp_status close_window(struct reading *r) {
     if (!r->window[0]) return VNP_OK;
+    r->record->log_odds += log_odds(r->open.score);
+    r->record->n_windows++;
     r->window[0] = 0;
     r->open.is_called = r->open.score >= r->max_other;
+    r->open.p = r->open.score;
     return points_add(r->points, r->open);
 }
 
@@ -280,6 +295,7 @@ static vnp_status frame_line(void *ctx, char *line, int64_t n_line) {
     struct truth_row *t = truth_find(r->truth, id);
     if (!t) return r->points->n_unknown++, VNP_OK;
     memcpy(r->window, window, len - 1);
+    r->record = t;
     r->open = (struct point){.score = virus, .is_virus = t->is_virus, .group = t->group};
     r->max_other = other;
     return VNP_OK;
@@ -305,7 +321,7 @@ static struct metrics measure(const struct point *p, size_t n) {
         hits += p[i].is_virus && p[i].is_called;
         called += p[i].is_called;
         right += p[i].is_virus == p[i].is_called;
-        double d = p[i].score - (p[i].is_virus ? 1.0 : 0.0);
+        double d = p[i].p - (p[i].is_virus ? 1.0 : 0.0);
         m.brier += d * d;
     }
     double n_virus = (double)m.n_virus, n_other = (double)(m.n - m.n_virus);
@@ -362,11 +378,11 @@ static void report_reliability(struct text *t, const char *level, const struct p
     double sum[N_BINS] = {0};
     int64_t n[N_BINS] = {0}, n_virus[N_BINS] = {0};
     for (size_t i = 0; i < ps->n; i++) {
-        int b = (int)(ps->p[i].score * N_BINS);
+        int b = (int)(ps->p[i].p * N_BINS);
         b = VNP_MAX(0, VNP_MIN(b, N_BINS - 1));
         n[b]++;
         n_virus[b] += ps->p[i].is_virus;
-        sum[b] += ps->p[i].score;
+        sum[b] += ps->p[i].p;
     }
     text_add(t, "# reliability, %s: score range, n, mean score, share of virus\n", level);
     for (int b = 0; b < N_BINS; b++)
@@ -394,6 +410,20 @@ static vnp_status read_table(const char *run_dir, const char *name, line_fn *fn,
     return st;
 }
 
+/* Records by the evidence of all their windows. */
+static vnp_status sum_evidence(const struct truth *t, struct points *out) {
+    for (size_t i = 0; i < t->n; i++) {
+        const struct truth_row *row = &t->rows[i];
+        if (row->n_windows == 0) continue;
+        VNP_TRY(points_add(out, (struct point){.score = row->log_odds,
+                                               .p = 1 / (1 + exp(-row->log_odds)),
+                                               .is_virus = row->is_virus,
+                                               .is_called = row->log_odds >= 0,
+                                               .group = row->group}));
+    }
+    return VNP_OK;
+}
+
 /* A run made with --no-upstream-files has no table of frames: its records can still be judged. */
 static bool has_frames(const char *run_dir) {
     char path[4096];
@@ -403,7 +433,7 @@ static bool has_frames(const char *run_dir) {
 
 vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **out_text) {
     struct truth truth = {0};
-    struct points contigs = {0}, windows = {0};
+    struct points contigs = {0}, windows = {0}, evidence = {0};
     struct text text = {0};
     *out_text = NULL;
     vnp_status st = truth_load(truth_path, &truth);
@@ -414,6 +444,7 @@ vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **
     if (st == VNP_OK && has_windows)
         st = read_table(run_dir, "prediction_results.txt", frame_line, &w);
     if (st == VNP_OK) st = close_window(&w);
+    if (st == VNP_OK) st = sum_evidence(&truth, &evidence);
     if (st != VNP_OK) goto fail;
 
     int64_t n_missing = 0;
@@ -430,6 +461,7 @@ vnp_status vnp_run_evaluate(const char *truth_path, const char *run_dir, char **
     else
         text_add(&text, "# no figures of windows: the run has no prediction_results.txt\n");
     if (st == VNP_OK) st = report_level(&text, "record", &contigs, &truth);
+    if (st == VNP_OK && has_windows) st = report_level(&text, "evidence", &evidence, &truth);
     if (st != VNP_OK) goto fail;
     if (has_windows) report_reliability(&text, "window", &windows);
     report_reliability(&text, "record", &contigs);
@@ -438,6 +470,7 @@ fail:
     truth_free(&truth);
     free(contigs.p);
     free(windows.p);
+    free(evidence.p);
     if (st == VNP_OK)
         *out_text = text.s;
     else

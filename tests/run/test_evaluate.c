@@ -60,6 +60,33 @@ static void test_hand_worked(void **state) {
     free(text);
 }
 
+/* Three windows of 0.8 outweigh one of 0.9 and one of 0.95 with a doubt, though their mean does
+ * not; p = 64/65, 0.9, 19/(19 + 9), 0.3: brier by hand. */
+static void test_evidence(void **state) {
+    (void)state;
+    char *text;
+    put("truth.tsv", "a\tvirus\nb\tother\nc\tvirus\nd\tother\n");
+    put("contigs.tsv", CONTIGS_HEAD "a\t1500\t3\t3\t3\t3\t0.8\tvirus\tok\t\n"
+                                    "b\t500\t1\t1\t1\t1\t0.9\tvirus\tok\t\n"
+                                    "c\t1000\t2\t2\t2\t1\t0.525\tother\tok\t\n"
+                                    "d\t500\t1\t1\t1\t0\t0.3\tother\tok\t\n");
+    put("prediction_results.txt", "Sequence_ID\tPrediction\tscore1\tscore2\n"
+                                  "a_chunk_1F1\tvirus\t0.2\t0.8\n"
+                                  "a_chunk_2F1\tvirus\t0.2\t0.8\n"
+                                  "a_chunk_2F2\tothers\t0.7\t0.3\n"
+                                  "a_chunk_3F1\tvirus\t0.2\t0.8\n"
+                                  "b_chunk_1F1\tvirus\t0.1\t0.9\n"
+                                  "c_chunk_1F1\tvirus\t0.05\t0.95\n"
+                                  "c_chunk_2F1\tothers\t0.9\t0.1\n"
+                                  "d_chunk_1F1\tothers\t0.7\t0.3\n");
+    assert_int_equal(vnp_run_evaluate(at("truth.tsv"), dir, &text), VNP_OK);
+    assert_non_null(strstr(text, "record\tall\t4\t2\t0.5000\t"));
+    /* auroc 3 of 4; auprc (1 + 2/3) / 2; calls a, b, c; brier mean of 1/65^2, .81, (9/28)^2, .09 */
+    assert_non_null(strstr(text, "evidence\tall\t4\t2\t0.7500\t0.8333\t0.8000\t0.6667\t1.0000\t"
+                                 "0.7500\t0.2509\n"));
+    free(text);
+}
+
 /* Many random scores with ties: AUROC by comparing every pair. */
 static void test_against_all_pairs(void **state) {
     (void)state;
@@ -132,6 +159,7 @@ static int drop_dir(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hand_worked),
+        cmocka_unit_test(test_evidence),
         cmocka_unit_test(test_against_all_pairs),
         cmocka_unit_test(test_bad_truth),
     };
