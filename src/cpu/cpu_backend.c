@@ -124,26 +124,6 @@ static vnp_status device_info(struct vnp_device *dev, struct vnp_device_info *ou
     return VNP_OK;
 }
 
-static vnp_status const_create(struct vnp_device *dev, const struct vnp_view *v, float **out) {
-    size_t n, n_bytes;
-    (void)dev;
-    *out = NULL;
-    if (!v->data || v->rows < 1 || v->cols < 1 ||
-        !vnp_size_mul((size_t)v->rows, (size_t)v->cols, &n) ||
-        !vnp_size_mul(n, sizeof(float), &n_bytes))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: constant [%lld][%lld]", (long long)v->rows,
-                        (long long)v->cols);
-    *out = vnp_alloc_aligned(n_bytes);
-    if (!*out) return no_memory("a constant", n_bytes);
-    vnp_convert_to_f32(v->dtype, v->data, (int64_t)n, *out);
-    return VNP_OK;
-}
-
-static void const_destroy(struct vnp_device *dev, float *p) {
-    (void)dev;
-    vnp_free_aligned(p);
-}
-
 /* ---- contexts -------------------------------------------------------------------------------- */
 
 static void exec_destroy(struct vnp_exec *ex) {
@@ -164,13 +144,7 @@ static void exec_destroy(struct vnp_exec *ex) {
 static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limits *limits,
                               struct vnp_exec **out) {
     *out = NULL;
-    if (limits->max_tokens < 1 || limits->max_seqs < 1 || limits->max_cols < 1 ||
-        limits->max_tokens > (1 << 24) || limits->max_seqs > limits->max_tokens ||
-        limits->max_cols > (1 << 26))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
-                        "cpu: limits %lld tokens, %lld sequences, %lld columns",
-                        (long long)limits->max_tokens, (long long)limits->max_seqs,
-                        (long long)limits->max_cols);
+    VNP_TRY(vnp_op_check_limits(limits));
     struct vnp_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return no_memory("a context", sizeof *ex);
     ex->dev = dev;
@@ -191,14 +165,10 @@ static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limi
 
 static vnp_status tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t max_rows,
                                 int64_t cols, struct vnp_tensor *out) {
-    size_t n, n_bytes;
+    size_t n_bytes;
     memset(out, 0, sizeof *out);
     const enum vnp_dtype dtype = vnp_cpu_site_dtype(ex->dev, site);
-    if ((unsigned)site >= VNP_SITE_COUNT || max_rows < 1 || cols < 1 ||
-        !vnp_size_mul((size_t)max_rows, (size_t)cols, &n) ||
-        !vnp_size_mul(n, vnp_dtype_bytes(dtype), &n_bytes))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: tensor [%lld][%lld] at site %d",
-                        (long long)max_rows, (long long)cols, (int)site);
+    VNP_TRY(vnp_op_tensor_bytes(site, dtype, max_rows, cols, &n_bytes));
     struct vnp_cpu_memory *t = calloc(1, sizeof *t);
     if (!t) return no_memory("a tensor", sizeof *t);
     t->next = ex->tensors;
@@ -493,8 +463,8 @@ const struct vnp_backend *vnp_cpu_backend(void) {
         .device_close = device_close,
         .device_info = device_info,
         .site_dtype = vnp_cpu_site_dtype,
-        .const_create = const_create,
-        .const_destroy = const_destroy,
+        .const_create = vnp_op_host_const_create,
+        .const_destroy = vnp_op_host_const_destroy,
         .linear_create = vnp_cpu_linear_create,
         .linear_destroy = vnp_cpu_linear_destroy,
         .linear_bytes = vnp_cpu_linear_bytes,

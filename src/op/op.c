@@ -209,6 +209,46 @@ vnp_status vnp_backend_check(const struct vnp_backend *b, unsigned need) {
 
 #define bad(...) vnp_fail(VNP_INVAL, VNP_FROM_NONE, __VA_ARGS__)
 
+/* Rows and columns multiplied, and their bytes; false when a size makes no sense. */
+static bool count_bytes(int64_t rows, int64_t cols, size_t unit, size_t *n, size_t *n_bytes) {
+    return rows > 0 && cols > 0 && vnp_size_mul((size_t)rows, (size_t)cols, n) &&
+           vnp_size_mul(*n, unit, n_bytes);
+}
+
+vnp_status vnp_op_host_const_create(struct vnp_device *dev, const struct vnp_view *v, float **out) {
+    (void)dev;
+    size_t n, n_bytes;
+    *out = NULL;
+    if (!v->data || !count_bytes(v->rows, v->cols, sizeof(float), &n, &n_bytes))
+        return bad("constant [%lld][%lld]", (long long)v->rows, (long long)v->cols);
+    *out = vnp_alloc_aligned(n_bytes);
+    if (!*out)
+        return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for a constant (%zu bytes)", n_bytes);
+    vnp_convert_to_f32(v->dtype, v->data, (int64_t)n, *out);
+    return VNP_OK;
+}
+
+void vnp_op_host_const_destroy(struct vnp_device *dev, float *p) {
+    (void)dev;
+    vnp_free_aligned(p);
+}
+
+vnp_status vnp_op_check_limits(const struct vnp_exec_limits *l) {
+    if (l->max_tokens >= 1 && l->max_tokens <= 1 << 24 && l->max_seqs >= 1 &&
+        l->max_seqs <= l->max_tokens && l->max_cols >= 1 && l->max_cols <= 1 << 26)
+        return VNP_OK;
+    return bad("limits of %lld tokens, %lld sequences, %lld columns", (long long)l->max_tokens,
+               (long long)l->max_seqs, (long long)l->max_cols);
+}
+
+vnp_status vnp_op_tensor_bytes(enum vnp_site site, enum vnp_dtype dtype, int64_t rows, int64_t cols,
+                               size_t *out) {
+    size_t n;
+    if ((unsigned)site < VNP_SITE_COUNT && count_bytes(rows, cols, vnp_dtype_bytes(dtype), &n, out))
+        return VNP_OK;
+    return bad("tensor [%lld][%lld] at site %d", (long long)rows, (long long)cols, (int)site);
+}
+
 vnp_status vnp_op_check_pack(const struct vnp_pack *pack, int64_t max_tokens, int64_t max_seqs) {
     long long n = pack->n_tokens, s = pack->n_seqs;
     if (n < 1 || s < 1) return bad("pack of %lld tokens, %lld sequences", n, s);

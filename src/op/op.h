@@ -274,7 +274,16 @@ struct vnp_backend {
 enum vnp_backend_need { VNP_NEED_ENCODER = 1, VNP_NEED_CLASSIFIER = 2 };
 vnp_status vnp_backend_check(const struct vnp_backend *b, unsigned need) VNP_WARN_UNUSED;
 
+/* const_create and const_destroy of backends whose memory is the host's; dev is not looked at. */
+vnp_status vnp_op_host_const_create(struct vnp_device *dev, const struct vnp_view *v,
+                                    float **out) VNP_WARN_UNUSED;
+void vnp_op_host_const_destroy(struct vnp_device *dev, float *p);
+
 /* Shape checks shared by all backends; INVAL with a message that prints the shapes. */
+vnp_status vnp_op_check_limits(const struct vnp_exec_limits *limits) VNP_WARN_UNUSED;
+/* Bytes of a tensor [rows][cols] at a site. */
+vnp_status vnp_op_tensor_bytes(enum vnp_site site, enum vnp_dtype dtype, int64_t rows, int64_t cols,
+                               size_t *out) VNP_WARN_UNUSED;
 vnp_status vnp_op_check_pack(const struct vnp_pack *pack, int64_t max_tokens,
                              int64_t max_seqs) VNP_WARN_UNUSED;
 vnp_status vnp_op_check_linear_desc(const struct vnp_linear_desc *desc) VNP_WARN_UNUSED;

@@ -85,26 +85,6 @@ static enum vnp_dtype site_dtype(const struct vnp_device *dev, enum vnp_site sit
     return VNP_F32;
 }
 
-static vnp_status const_create(struct vnp_device *dev, const struct vnp_view *v, float **out) {
-    (void)dev;
-    size_t n, n_bytes;
-    *out = NULL;
-    if (!v->data || v->rows < 1 || v->cols < 1 ||
-        !vnp_size_mul((size_t)v->rows, (size_t)v->cols, &n) ||
-        !vnp_size_mul(n, sizeof(float), &n_bytes))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "ref: constant [%lld][%lld]", (long long)v->rows,
-                        (long long)v->cols);
-    *out = vnp_alloc_aligned(n_bytes);
-    if (!*out) return no_memory("a constant", n_bytes);
-    vnp_convert_to_f32(v->dtype, v->data, (int64_t)n, *out);
-    return VNP_OK;
-}
-
-static void const_destroy(struct vnp_device *dev, float *p) {
-    (void)dev;
-    vnp_free_aligned(p);
-}
-
 /* ---- execution contexts -------------------------------------------------------------------- */
 
 static void exec_destroy(struct vnp_exec *ex) {
@@ -124,12 +104,7 @@ static void exec_destroy(struct vnp_exec *ex) {
 static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limits *limits,
                               struct vnp_exec **out) {
     *out = NULL;
-    if (limits->max_tokens < 1 || limits->max_seqs < 1 || limits->max_cols < 1 ||
-        limits->max_tokens > INT32_MAX || limits->max_cols > (1 << 26))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
-                        "ref: limits %lld tokens, %lld sequences, %lld columns",
-                        (long long)limits->max_tokens, (long long)limits->max_seqs,
-                        (long long)limits->max_cols);
+    VNP_TRY(vnp_op_check_limits(limits));
     struct vnp_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return no_memory("a context", sizeof *ex);
     size_t n_tokens = (size_t)limits->max_tokens, n_cols = (size_t)limits->max_cols;
@@ -154,13 +129,9 @@ static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limi
 
 static vnp_status tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t max_rows,
                                 int64_t cols, struct vnp_tensor *out) {
-    size_t n, n_bytes;
+    size_t n_bytes;
     memset(out, 0, sizeof *out);
-    if ((unsigned)site >= VNP_SITE_COUNT || max_rows < 1 || cols < 1 ||
-        !vnp_size_mul((size_t)max_rows, (size_t)cols, &n) ||
-        !vnp_size_mul(n, sizeof(float), &n_bytes))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "ref: tensor [%lld][%lld] at site %d",
-                        (long long)max_rows, (long long)cols, (int)site);
+    VNP_TRY(vnp_op_tensor_bytes(site, VNP_F32, max_rows, cols, &n_bytes));
     struct vnp_ref_tensor *t = calloc(1, sizeof *t);
     if (!t) return no_memory("a tensor", sizeof *t);
     t->next = ex->tensors;
@@ -168,7 +139,7 @@ static vnp_status tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t
     t->data = vnp_alloc_aligned(n_bytes);
     if (!t->data) return no_memory("a tensor", n_bytes);
 #ifdef VNP_VERIFY
-    for (size_t i = 0; i < n; i++) t->data[i] = NAN;
+    for (size_t i = 0; i < n_bytes / sizeof *t->data; i++) t->data[i] = NAN;
 #endif
     *out = (struct vnp_tensor){
         .data = t->data, .dtype = VNP_F32, .rows = max_rows, .cols = cols, .ld = cols};
@@ -208,8 +179,8 @@ const struct vnp_backend *vnp_ref_backend(void) {
         .device_close = device_close,
         .device_info = device_info,
         .site_dtype = site_dtype,
-        .const_create = const_create,
-        .const_destroy = const_destroy,
+        .const_create = vnp_op_host_const_create,
+        .const_destroy = vnp_op_host_const_destroy,
         .linear_create = vnp_ref_linear_create,
         .linear_destroy = vnp_ref_linear_destroy,
         .linear_bytes = vnp_ref_linear_bytes,

@@ -222,12 +222,39 @@ static void test_backend_checks(void **state) {
     assert_int_equal(vnp_backend_check(&b, VNP_NEED_CLASSIFIER), VNP_MISMATCH);
 }
 
+/* What the backends in host memory share. */
+static void host_sizes(void **state) {
+    (void)state;
+    struct vnp_exec_limits l = {.max_tokens = 16, .max_seqs = 16, .max_cols = 8};
+    assert_int_equal(vnp_op_check_limits(&l), VNP_OK);
+    l.max_seqs = 17; /* more sequences than tokens */
+    assert_int_equal(vnp_op_check_limits(&l), VNP_INVAL);
+    l = (struct vnp_exec_limits){.max_tokens = 16, .max_seqs = 1};
+    assert_int_equal(vnp_op_check_limits(&l), VNP_INVAL);
+    size_t n = 0;
+    assert_int_equal(vnp_op_tensor_bytes(VNP_SITE_QKV, VNP_BF16, 3, 5, &n), VNP_OK);
+    assert_int_equal(n, 30);
+    assert_int_equal(vnp_op_tensor_bytes(VNP_SITE_COUNT, VNP_F32, 3, 5, &n), VNP_INVAL);
+    assert_int_equal(vnp_op_tensor_bytes(VNP_SITE_F32, VNP_F32, 0, 5, &n), VNP_INVAL);
+    assert_int_equal(vnp_op_tensor_bytes(VNP_SITE_F32, VNP_F32, INT64_MAX, 4, &n), VNP_INVAL);
+    const uint16_t values[2] = {0x3c00, 0xc000}; /* 1, -2 */
+    struct vnp_view v = {.data = values, .dtype = VNP_F16, .rows = 1, .cols = 2};
+    float *out;
+    assert_int_equal(vnp_op_host_const_create(NULL, &v, &out), VNP_OK);
+    assert_true(out[0] == 1.0f && out[1] == -2.0f);
+    vnp_op_host_const_destroy(NULL, out);
+    v.rows = 0;
+    assert_int_equal(vnp_op_host_const_create(NULL, &v, &out), VNP_INVAL);
+    assert_null(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_code),    cmocka_unit_test(test_every_tie),
         cmocka_unit_test(test_beyond),        cmocka_unit_test(test_convert_arrays),
         cmocka_unit_test(test_names),         cmocka_unit_test(test_pack_checks),
         cmocka_unit_test(test_linear_checks), cmocka_unit_test(test_backend_checks),
+        cmocka_unit_test(host_sizes),
     };
     return cmocka_run_group_tests_name("op", tests, NULL, NULL);
 }
