@@ -150,7 +150,7 @@ static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limi
     ex->dev = dev;
     ex->limits = *limits;
     const size_t n = (size_t)limits->max_tokens, n_angles = n * VNP_CPU_MAX_HEAD_DIM / 2;
-    const size_t n_queries = n / VNP_CPU_QUERY_BLOCK + (size_t)limits->max_seqs;
+    const size_t n_queries = n / VNP_CPU_QUERY_BLOCK_MIN + (size_t)limits->max_seqs;
     ex->queries = vnp_alloc_aligned(n_queries * sizeof *ex->queries);
     ex->row_scale = vnp_alloc_aligned(n * sizeof(float));
     ex->cosines = vnp_alloc_aligned(n_angles * sizeof(float));
@@ -184,16 +184,28 @@ static vnp_status tensor_create(struct vnp_exec *ex, enum vnp_site site, int64_t
     return VNP_OK;
 }
 
-static vnp_status batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack) {
-    ex->pack = NULL;
-    VNP_TRY(vnp_op_check_pack(pack, ex->limits.max_tokens, ex->limits.max_seqs));
+/* Cuts sequences into equal blocks of queries. A block packs all keys for itself, so blocks are
+ * large unless threads would go idle; no query's result depends on its block. */
+static void cut_queries(struct vnp_exec *ex, const struct vnp_pack *pack) {
+    int64_t most = VNP_CPU_QUERY_BLOCK;
+    while (most > VNP_CPU_QUERY_BLOCK_MIN &&
+           pack->n_tokens < most * vnp_pool_n_threads(ex->dev->pool))
+        most /= 2;
     ex->n_queries = 0;
     for (int64_t s = 0; s < pack->n_seqs; s++) {
         const int64_t n = pack->cu_seqlens[s + 1] - pack->cu_seqlens[s];
-        for (int64_t q = 0; q < n; q += VNP_CPU_QUERY_BLOCK)
-            ex->queries[ex->n_queries++] =
-                (struct vnp_cpu_queries){.seq = (int32_t)s, .first = (int32_t)q};
+        const int64_t n_blocks = (n + most - 1) / most;
+        const int64_t step = n_blocks ? ((n + n_blocks - 1) / n_blocks + 23) / 24 * 24 : 0;
+        for (int64_t q = 0; q < n; q += step)
+            ex->queries[ex->n_queries++] = (struct vnp_cpu_queries){
+                .seq = (int32_t)s, .first = (int32_t)q, .end = (int32_t)VNP_MIN(q + step, n)};
     }
+}
+
+static vnp_status batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack) {
+    ex->pack = NULL;
+    VNP_TRY(vnp_op_check_pack(pack, ex->limits.max_tokens, ex->limits.max_seqs));
+    cut_queries(ex, pack);
     ex->pack = pack;
     return VNP_OK;
 }
@@ -344,7 +356,7 @@ static void attention_task(void *ctx, int64_t task, int thread) {
         .ld = job->qkv->ld,
         .n_keys = n,
         .q_first = block->first,
-        .q_end = VNP_MIN(block->first + VNP_CPU_QUERY_BLOCK, n),
+        .q_end = block->end,
         .head_dim = p->head_dim,
         .cosines = p->has_rotary ? ex->cosines : NULL,
         .sines = p->has_rotary ? ex->sines : NULL,

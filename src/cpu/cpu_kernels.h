@@ -38,7 +38,7 @@ struct vnp_cpu_epilogue_args {
 };
 
 #define VNP_CPU_KEY_BLOCK 512   /* keys of a pass of attention */
-#define VNP_CPU_QUERY_BLOCK 128 /* queries of a task of attention */
+#define VNP_CPU_QUERY_BLOCK 480 /* queries of a task of attention, at most */
 #define VNP_CPU_MAX_HEAD_DIM 128
 
 struct vnp_cpu_attention_args {
@@ -51,11 +51,10 @@ struct vnp_cpu_attention_args {
     int64_t ld_out;
     float *scratch; /* VNP_CPU_ATTENTION_SCRATCH floats, 64-byte aligned */
 };
-/* keys + values of a block, queries, scores, outputs, row values */
+/* keys and values of a pass, queries and outputs, a few rows, scores, maxima and sums */
 #define VNP_CPU_ATTENTION_SCRATCH                                                                  \
-    (2 * (VNP_CPU_KEY_BLOCK + 32) * VNP_CPU_MAX_HEAD_DIM +                                         \
-     3 * (VNP_CPU_QUERY_BLOCK + 16) * VNP_CPU_MAX_HEAD_DIM + 32 * (VNP_CPU_KEY_BLOCK + 64) +       \
-     8 * (VNP_CPU_QUERY_BLOCK + 64))
+    ((2 * (VNP_CPU_KEY_BLOCK + 32) + 2 * (VNP_CPU_QUERY_BLOCK + 16) + 16) * VNP_CPU_MAX_HEAD_DIM + \
+     16 * (VNP_CPU_KEY_BLOCK + 64) + 2 * (VNP_CPU_QUERY_BLOCK + 64) + 128)
 
 struct vnp_cpu_pool_args {
     const float *x; /* first row */

@@ -100,8 +100,9 @@ enum vnp_dtype vnp_cpu_site_dtype(const struct vnp_device *dev, enum vnp_site si
 
 /* ---- contexts -------------------------------------------------------------------------------- */
 
+#define VNP_CPU_QUERY_BLOCK_MIN 120
 struct vnp_cpu_queries { /* a block of queries of one sequence */
-    int32_t seq, first;
+    int32_t seq, first, end;
 };
 struct vnp_cpu_memory {
     struct vnp_cpu_memory *next;
@@ -112,7 +113,7 @@ struct vnp_exec {
     struct vnp_device *dev;
     struct vnp_exec_limits limits;
     const struct vnp_pack *pack;     /* in flight, borrowed */
-    struct vnp_cpu_queries *queries; /* [max_tokens / QUERY_BLOCK + max_seqs] */
+    struct vnp_cpu_queries *queries; /* [max_tokens / QUERY_BLOCK_MIN + max_seqs] */
     int64_t n_queries;
     float *row_scale;            /* [max_tokens] */
     float *cosines, *sines;      /* [max_tokens][angle_dim / 2], filled as lengths come */

@@ -116,6 +116,15 @@ VF_INLINE vf vf_select_lt(vf x, vf y, vf if_lt, vf otherwise) {
     return (vf)(((vi)if_lt & m) | ((vi)otherwise & ~m));
 #endif
 }
+/* lanes of v where !(x < y), else 0. */
+VF_INLINE vf vf_zero_lt(vf x, vf y, vf v) {
+#if W == 16
+    return (vf)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_NLT_UQ),
+                                   (__m512)v);
+#else
+    return (vf)((vi)v & ~(vi)(x < y));
+#endif
+}
 /* a > b ? a : b, so that a NaN in b passes. */
 VF_INLINE vf vf_max(vf a, vf b) {
 #if W == 16
@@ -129,19 +138,38 @@ VF_INLINE vf vf_max(vf a, vf b) {
 VF_INLINE vf vf_abs(vf a) {
     return (vf)((vu)a & vu_set1(0x7fffffffu));
 }
+/* Lanes folded by halves: lane i takes lane i + W/2, then i + W/4, ... */
+#if W == 16
+#define VF_ROTATED(v, n)                                                                           \
+    __builtin_shufflevector(v, v, (n), (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6,       \
+                            (n) + 7, (n) + 8, (n) + 9, (n) + 10, (n) + 11, (n) + 12, (n) + 13,     \
+                            (n) + 14, (n) + 15)
+#elif W == 8
+#define VF_ROTATED(v, n)                                                                           \
+    __builtin_shufflevector(v, v, (n), (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6,       \
+                            (n) + 7)
+#else
+#define VF_ROTATED(v, n) __builtin_shufflevector(v, v, (n), (n) + 1, (n) + 2, (n) + 3)
+#endif
 VF_INLINE float vf_sum(vf v) {
-    float t[W];
-    memcpy(t, &v, sizeof t);
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) t[i] += t[i + half];
-    return t[0];
+#if W == 16
+    v += VF_ROTATED(v, 8);
+#endif
+#if W >= 8
+    v += VF_ROTATED(v, 4);
+#endif
+    v += VF_ROTATED(v, 2);
+    return v[0] + v[1];
 }
 VF_INLINE float vf_hmax(vf v) {
-    float t[W];
-    memcpy(t, &v, sizeof t);
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
-    return t[0];
+#if W == 16
+    v = vf_max(v, VF_ROTATED(v, 8));
+#endif
+#if W >= 8
+    v = vf_max(v, VF_ROTATED(v, 4));
+#endif
+    v = vf_max(v, VF_ROTATED(v, 2));
+    return v[0] > v[1] ? v[0] : v[1];
 }
 
 /* exp(x) for x <= 88, about 1 ulp: 2^n * p(r), x = n ln 2 + r. Below -87.3 it is 0; NaN stays.
@@ -161,6 +189,21 @@ VF_INLINE vf vf_exp(vf x) {
     p = vf_fma(p, r * r, r) + vf_set1(1.0f);
     vf scale = (vf)(((vu)t << 23) + vu_set1(0x3f800000u));
     return vf_select_lt(x, lowest, vf_set1(0.0f), p * scale);
+}
+
+/* 2^x for x <= 0, within 2.7e-6: for values that BF16 (2e-3) takes next. Below -126 it is 0; NaN
+ * stays. The polynomial is a minimax of our own, exact range reduction. */
+VF_INLINE vf vf_exp2_coarse(vf x) {
+    const vf magic = vf_set1(12582912.0f);
+    vf t = x + magic;
+    vf r = x - (t - magic);
+    vf p = vf_set1(0.009570102207f);
+    p = vf_fma(p, r, vf_set1(0.05591785908f));
+    p = vf_fma(p, r, vf_set1(0.2402474433f));
+    p = vf_fma(p, r, vf_set1(0.6931217909f));
+    p = vf_fma(p, r, vf_set1(0.9999992847f));
+    vf scale = (vf)(((vu)t << 23) + vu_set1(0x3f800000u));
+    return vf_zero_lt(x, vf_set1(-126.0f), p * scale);
 }
 
 /* gelu(x) = x/2 (1 + erf(x / sqrt 2)). With a = |x| / sqrt 2 the tail erfc(a) = exp(-a^2) t P(t),
