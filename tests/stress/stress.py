@@ -3,8 +3,9 @@
 """Runs under random faults until they are whole, again and again: the same bytes as a run that was
 left alone, whatever the sizes, batch budgets, worker processes and disturbances.
 
-usage: stress.py PROGRAM SCRATCH [SECONDS = 600] [SEED = 1]
+usage: stress.py PROGRAM SCRATCH [SECONDS = 600] [SEED = 1] [KIND]
 
+KIND: only this disturbance, twice a try, always with worker processes: group, KILL, SEGV, STOP, TERM, INT.
 A disturbance, at a random moment: SIGKILL to the whole process group; SIGKILL, SIGSEGV or SIGSTOP (for
 a while) to one worker process; SIGTERM or SIGINT to the program (exit 75); or two of them. Each try is
 the same command but for --workers, --threads and --tokens, which change no byte. Prints TAP lines for
@@ -20,6 +21,7 @@ import time
 program, scratch = os.path.abspath(sys.argv[1]), sys.argv[2]
 seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 600
 seed = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+only = sys.argv[5] if len(sys.argv) > 5 else None
 rnd = random.Random(seed)
 root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 tiny = os.path.join(root, "models/virnucpro-random-tiny.safetensors")
@@ -85,7 +87,7 @@ def disturb(run, kind):
 def try_once(command, span, is_calm):
     run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL,
                            stderr=subprocess.PIPE)
-    kinds = [] if is_calm else rnd.choice([["group"], ["group"], ["KILL"], ["KILL", "KILL"], ["SEGV"], ["STOP"],
+    kinds = [] if is_calm else [only, only] if only else rnd.choice([["group"], ["group"], ["KILL"], ["KILL", "KILL"], ["SEGV"], ["STOP"],
                                            ["TERM"], ["INT"], ["KILL", "group"], ["STOP", "TERM"]])
     for kind in kinds:
         try:
@@ -115,7 +117,7 @@ def one_input(n):
         return f"the calm run ended with {rc}: {err}"
     for i in range(60):
         options = ["--threads", str(rnd.choice([1, 2])), "--tokens", str(rnd.choice([64, 300, 1024, 4096]))]
-        n_workers = rnd.choice([0, 1, 2, 2, 5, 5])
+        n_workers = rnd.choice([1, 2, 5] if only else [0, 1, 2, 2, 5, 5])
         if n_workers:
             options += ["--workers", str(n_workers)]
         rc, err = try_once(base + ["-o", wild] + options, span, i > 30)
