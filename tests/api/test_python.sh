@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # The Python package against the program: same answers, errors as exceptions. $VNP_PYTHON chooses
-# the interpreter; it needs numpy.
+# the interpreter; it needs numpy, which the system's own has when tools/install-deps put it there.
 . "$(dirname "$0")/../cli/lib.sh"
 python=${VNP_PYTHON:-python3}
+if [ -z "${VNP_PYTHON:-}" ] && ! "$python" -c "import numpy" 2>/dev/null && [ -x /usr/bin/python3 ]; then
+  python=/usr/bin/python3
+fi
 export VIRNUCPRO_LIBRARY; VIRNUCPRO_LIBRARY=$(dirname "$program")/libvirnucpro.so
 export PYTHONPATH=$source_dir/python PYTHONDONTWRITEBYTECODE=1
 check "without the library: ImportError that says what to do" bash -c "
