@@ -16,7 +16,7 @@ if [ $# = 0 ]; then
 import random
 r = random.Random(1)
 codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
-for i in range(600):
+for i in range(1800): # a shard takes longer than the wait before the kill, on a quiet machine too
     print(f">r{i} made\n{''.join(r.choices(codons, k=1700))}")
 PY
   set -- "$scratch/in.fa" --models "$source_dir/models/virnucpro-random-tiny.safetensors" --tokens 512
