@@ -111,4 +111,7 @@ const struct vnp_backend *vnp_api_host_backend(void);
 vnp_status vnp_api_check_struct(const char *what, const void *p, size_t size, size_t size_known,
                                 uint32_t version) VNP_WARN_UNUSED;
 
+/* The run room's progress as callers see it. */
+vnp_progress vnp_api_progress_of(const struct vnp_run_progress *p);
+
 #endif

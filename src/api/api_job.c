@@ -59,17 +59,21 @@ vnp_status vnp_job_create(vnp_engine *engine, const vnp_job_options *options, vn
     return VNP_OK;
 }
 
+vnp_progress vnp_api_progress_of(const struct vnp_run_progress *p) {
+    return (vnp_progress){.n_records = p->n_records,
+                          .n_windows = p->n_windows,
+                          .n_frames = p->n_frames,
+                          .n_tokens = p->n_tokens,
+                          .n_bytes_read = p->n_bytes_read,
+                          .n_bytes_total = p->n_bytes_total,
+                          .elapsed_s = p->elapsed_s,
+                          .tokens_per_s = p->tokens_per_s,
+                          .stage = p->stage};
+}
+
 static bool forward_progress(void *ctx, const struct vnp_run_progress *p) {
     const struct vnp_job *job = ctx;
-    vnp_progress q = {.n_records = p->n_records,
-                      .n_windows = p->n_windows,
-                      .n_frames = p->n_frames,
-                      .n_tokens = p->n_tokens,
-                      .n_bytes_read = p->n_bytes_read,
-                      .n_bytes_total = p->n_bytes_total,
-                      .elapsed_s = p->elapsed_s,
-                      .tokens_per_s = p->tokens_per_s,
-                      .stage = p->stage};
+    vnp_progress q = vnp_api_progress_of(p);
     return job->options.progress(job->options.progress_ctx, &q) != 0;
 }
 

@@ -52,15 +52,7 @@ static vnp_status check_options(const vnp_engine *engine, const vnp_training_opt
 
 static bool forward_progress(void *ctx, const struct vnp_run_progress *p) {
     const vnp_training_options *o = ctx;
-    vnp_progress q = {.n_records = p->n_records,
-                      .n_windows = p->n_windows,
-                      .n_frames = p->n_frames,
-                      .n_tokens = p->n_tokens,
-                      .n_bytes_read = p->n_bytes_read,
-                      .n_bytes_total = p->n_bytes_total,
-                      .elapsed_s = p->elapsed_s,
-                      .tokens_per_s = p->tokens_per_s,
-                      .stage = p->stage};
+    vnp_progress q = vnp_api_progress_of(p);
     return o->progress(o->progress_ctx, &q) != 0;
 }
 
