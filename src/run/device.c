@@ -6,9 +6,10 @@
 // a probe of three tokens. If it does not come back after three tries, or is lost again and again
 // without one good pack between, the device is dropped and the others go on. Packs that were in
 // flight become suspects: a suspect is computed alone, on another device where there is one. One
-// that takes a second worker along is halved, halves of halves, until one sequence is left, which
-// fails with the reason when it has done it once more. So an innocent pack is never blamed for its
-// company.
+// that takes a second worker along is halved, halves of halves, until one sequence is left. Its
+// last trial is the first thing that a new worker is given: only when that one is lost too does
+// the sequence fail, with the reason. So an innocent one is blamed neither for its company nor for
+// a worker that was about to fail anyway.
 //
 // A wrong answer (NaN, out of memory, a refused pack) costs no worker: its pack alone is judged,
 // and only several in a row make the worker suspicious. Out of memory halves the device's budget,
@@ -52,6 +53,7 @@ struct driver {
     double s_per_cost[N_ENC]; /* slowest measured, fading; 0 = none yet */
     int64_t n_since_nomem;
     int n_lost, n_wrong; /* in a row */
+    bool is_fresh;       /* the worker has had nothing but probes */
 };
 
 /* ---- time --------------------------------------------------------------------------------------
@@ -133,6 +135,7 @@ static vnp_status open_worker(struct driver *v) {
     v->n_slots = VNP_MIN(MAX_SLOTS, v->dev->ops->n_slots(v->worker));
     v->n_in_flight = v->first = 0;
     v->n_wrong = 0;
+    v->is_fresh = true;
     v->dev->span_end_s = 0; /* a clock of its own */
     return VNP_OK;
 }
@@ -366,9 +369,21 @@ static bool take_result(struct driver *v) {
     return true;
 }
 
+/* A sequence that fails with the next fault is tried on a new worker. false: none came up. */
+static bool renew_for_trial(struct driver *v, const struct run_pack *p) {
+    if (v->is_fresh || p->view.n_seqs > 1 || p->n_faults < FAULTS_TO_FAIL - 1) return true;
+    close_worker(v);
+    return reopen_worker(v, p->enc);
+}
+
 static bool start_pack(struct driver *v, struct run_pack *p) {
     if (p->view.n_tokens > v->dev->budget_tokens && p->view.n_seqs > 1 && split(v, p, p->n_faults))
         return true;
+    if (!renew_for_trial(v, p)) {
+        give_back(v, p);
+        return false;
+    }
+    v->is_fresh = false;
     int slot = (v->first + v->n_in_flight) % v->n_slots;
     v->t_submit[slot] = vnp_now_s();
     if (v->n_in_flight == 0) v->t_busy = v->t_submit[slot];

@@ -165,44 +165,8 @@ static void test_each_fault(void **state) {
     close_fixture(&f);
 }
 
-/* Vectors and table rows as in the plain run, but for those that are named failed: with a fault at
- * every sixth pack, some sequence is in the way of three of them now and then. */
-static void assert_equal_but_failed(const struct fixture *f, int64_t n_frames) {
-    char path[4200];
-    put(path, sizeof path, "%s/embeddings.npy", f->plain);
-    struct support_npy a = support_npy_load(path);
-    put(path, sizeof path, "%s/embeddings.npy", f->out);
-    struct support_npy b = support_npy_load(path);
-    assert_int_equal(a.n, b.n);
-    int64_t n_cols = a.n / n_frames, n_failed = 0;
-    for (int64_t i = 0; i < n_frames; i++) {
-        const float *x = (const float *)a.data + i * n_cols;
-        const float *y = (const float *)b.data + i * n_cols;
-        n_failed += isnan(y[0]);
-        if (!isnan(y[0])) assert_memory_equal(x, y, (size_t)n_cols * sizeof(float));
-    }
-    support_npy_free(&a);
-    support_npy_free(&b);
-    put(path, sizeof path, "%s/contigs.tsv", f->plain);
-    char *p = support_read_file(path, NULL), *rest_p = p;
-    put(path, sizeof path, "%s/contigs.tsv", f->out);
-    char *q = support_read_file(path, NULL), *rest_q = q;
-    int64_t n_rows_failed = 0;
-    while (*rest_p && *rest_q) {
-        char *x = strsep(&rest_p, "\n"), *y = strsep(&rest_q, "\n");
-        bool is_failed = strstr(y, "failed") != NULL;
-        n_rows_failed += is_failed;
-        if (!is_failed) assert_string_equal(x, y);
-    }
-    assert_true(*rest_p == 0 && *rest_q == 0);
-    print_message("# %lld vectors in %lld records named failed, the rest the same bytes\n",
-                  (long long)n_failed, (long long)n_rows_failed);
-    assert_true(n_failed * 200 <= n_frames);
-    free(p);
-    free(q);
-}
-
-/* All kinds in one run. */
+/* All kinds in one run, a fault at every sixth pack of a worker: many a sequence is in the way of
+ * three of them, and none fails, for its last trial is a new worker's first pack. */
 static void test_many_faults(void **state) {
     (void)state;
     bool is_full = getenv("VNP_STRESS") != NULL;
@@ -215,9 +179,10 @@ static void test_many_faults(void **state) {
     assert_status(run(&f, 2, "kill,segv,exit,garbage,device,nan,nomem,hang,stop,start:6", &c),
                   VNP_OK);
     int64_t n = n_incidents(f.out);
-    print_message("# %lld frames, %lld incidents, %lld failed records, %.1f s\n",
-                  (long long)c.n_frames, (long long)n, (long long)c.n_failed, vnp_now_s() - t);
-    assert_equal_but_failed(&f, c.n_frames);
+    print_message("# %lld frames, %lld incidents, %.1f s\n", (long long)c.n_frames, (long long)n,
+                  vnp_now_s() - t);
+    assert_int_equal(c.n_failed, 0);
+    assert_equal_to_plain(&f);
     assert_true(n >= (is_full ? 1000 : 20));
     close_fixture(&f);
 }
