@@ -241,7 +241,16 @@ static vnp_status group_score(struct vnp_engine *e, const struct group *g, float
             memcpy(z + i * (n_dna + n_protein) + (kind ? n_dna : 0), part + i * n_cols,
                    n_cols * sizeof *z);
     }
-    return vnp_classifier_run(e->classifier, z, (int64_t)g->n, scores);
+    VNP_TRY(vnp_classifier_run(e->classifier, z, (int64_t)g->n, scores));
+    for (size_t i = 0; i < 2 * g->n; i++)
+        if (!isfinite(scores[i])) {
+            vnp_status s =
+                vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE,
+                         "a frame's scores are NaN: an encoder or the classifier overflowed");
+            vnp_error_hint("use precision fp32, or a job, which computes such frames again");
+            return s;
+        }
+    return VNP_OK;
 }
 
 /* The window rule of upstream and the record rule of contigs.tsv. Frames come window by window. */

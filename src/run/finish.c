@@ -3,6 +3,7 @@
 // The ledger's only writer of blocks. Blocks arrive in any order.
 #include "run/engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 struct finish {
@@ -26,6 +27,8 @@ static vnp_status classify(struct finish *f, struct run_block *b) {
     for (int64_t i = 0; i < b->n_frames; i++) {
         frames[i].score[0] = scores[2 * i];
         frames[i].score[1] = scores[2 * i + 1];
+        if (!isfinite(scores[2 * i]) || !isfinite(scores[2 * i + 1]))
+            vnp_run_block_frame_fail(b, (int32_t)i, "the classifier's answer is NaN");
         for (int64_t c = 0; frames[i].has_reason && c < e->n_row_cols; c++)
             rows[i * e->n_row_cols + c] = __builtin_nanf("");
     }

@@ -9,6 +9,7 @@
 // (adapters, a norm before the layers) are refused.
 #include "weights_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -656,6 +657,35 @@ static vnp_status rotary_of(struct builder *b) {
                                  &b->c->spec.freq_dtype);
 }
 
+/* A classifier with a NaN, an infinity or a variance below zero answers NaN to everything. */
+static vnp_status classifier_values(const struct builder *b) {
+    enum { PIECE = 1024 };
+    float values[PIECE];
+    for (int64_t i = 0; i < b->c->n_tensors; i++) {
+        const struct vnp_tensor_info *t = &b->c->tensors[i];
+        bool is_variance = strcmp(t->name, "bn.var") == 0;
+        size_t n = 0, n_done = 0, n_element = t->dtype == VNP_F32 ? 4 : 2;
+        (void)vnp_shape_count(t->shape, t->n_dims, &n);
+        for (; n_done < n; n_done += PIECE) {
+            int64_t n_now = (int64_t)VNP_MIN(n - n_done, (size_t)PIECE);
+            vnp_convert_to_f32(t->dtype, (const uint8_t *)t->data + n_done * n_element, n_now,
+                               values);
+            for (int64_t k = 0; k < n_now; k++) {
+                if (isfinite(values[k]) && !(is_variance && values[k] < 0)) continue;
+                char name[NAME_BYTES];
+                (void)find_source(b, t->name, 0, name);
+                (void)vnp_bad(VNP_FORMAT, b->file, -1, name, "value %lld is %g%s",
+                              (long long)(n_done + (size_t)k), (double)values[k],
+                              is_variance ? ", which is no variance" : "");
+                vnp_error_hint("the classifier is damaged or its training went wrong; copy or "
+                               "train it again");
+                return VNP_FORMAT;
+            }
+        }
+    }
+    return VNP_OK;
+}
+
 static vnp_status build(struct builder *b) {
     struct vnp_checkpoint *c = b->c;
     bool is_encoder = c->spec.kind != VNP_MODEL_CLASSIFIER;
@@ -676,6 +706,7 @@ static vnp_status build(struct builder *b) {
         for (int64_t l = 0; l < n; l++) VNP_TRY(add_tensor(b, r, l));
     }
     VNP_TRY(check_rest(b));
+    if (!is_encoder) VNP_TRY(classifier_values(b));
     qsort(c->tensors, (size_t)c->n_tensors, sizeof *c->tensors, compare_infos);
     name_model(b);
     if (!is_encoder) c->spec.window_bp = window_of(b);

@@ -10,6 +10,8 @@
 
 #include "run_support.h"
 
+#include <math.h>
+
 enum { N_PROTEINS = 60, D = 96 };
 
 static struct vnp_backend half; /* ref, which emulates where a device computes */
@@ -185,11 +187,73 @@ static void test_summary(void **state) {
     models_close(&m);
 }
 
+/* A classifier whose second answer of each call is NaN. */
+static vnp_status classify_badly(struct vnp_device *dev, const struct vnp_classifier_params *p,
+                                 const float *z, int64_t n_rows, float *out) {
+    vnp_status status = vnp_cpu_backend()->classify(dev, p, z, n_rows, out);
+    if (n_rows > 1) out[2] = out[3] = NAN;
+    return status;
+}
+
+/* A frame without a score counts for no class: its record fails, the others keep theirs. */
+static void test_classifier(void **state) {
+    (void)state;
+    char dir[4096], path[4200], input[4200];
+    const char *inputs[] = {input};
+    struct models m = {0};
+    struct vnp_run_counts counts;
+    struct vnp_backend host = *vnp_cpu_backend();
+    struct vnp_run_device device = {.backend = vnp_cpu_backend()};
+    host.classify = classify_badly;
+    scratch("overflow_classifier", dir, sizeof dir);
+    put(input, sizeof input, "%s/in.fa", dir);
+    FILE *f = fopen(input, "wb");
+    assert_non_null(f);
+    for (int i = 0; i < 3; i++)
+        fprintf(f, ">c%d\n%s%s\n", i, i == 1 ? "TGGGCTGCT" : "GCTGCAGCT",
+                "GCTGCACTTGAAGCTCGTAGCCTTGACGAAGCTCTTGCAGGTGTTGCTCGTAAAGCTCTTGAAGCACTTGCT");
+    fclose(f);
+    run_tool("bundle %s/m.safetensors --window 120", dir);
+    put(path, sizeof path, "%s/m.safetensors", dir);
+    m.esm2 = open_model(path, VNP_MODEL_ESM2);
+    m.dnabert = open_model(path, VNP_MODEL_DNABERT);
+    m.classifier = open_model(path, VNP_MODEL_CLASSIFIER);
+    put(path, sizeof path, "%s/out", dir);
+    struct vnp_run_options opt = {.inputs = inputs,
+                                  .n_inputs = 1,
+                                  .out = path,
+                                  .devices = &device,
+                                  .n_devices = 1,
+                                  .host = &host,
+                                  .precision = VNP_PREC_FP32,
+                                  .n_threads = 1,
+                                  .esm2 = m.esm2,
+                                  .dnabert = m.dnabert,
+                                  .classifier = m.classifier,
+                                  .pool = VNP_POOL_MEAN,
+                                  .layer = -1};
+    assert_status(vnp_run_predict(&opt, &counts), VNP_OK);
+    assert_int_equal(counts.n_failed, 1);
+    assert_int_equal(counts.n_records, 3);
+    put(input, sizeof input, "%s/contigs.tsv", path);
+    char *text = support_read_file(input, NULL);
+    assert_non_null(strstr(text, "\tfailed\tthe classifier's answer is NaN\n"));
+    free(text);
+    put(input, sizeof input, "%s/prediction_results.txt", path);
+    text = support_read_file(input, NULL);
+    int n_lines = 0;
+    for (const char *p = text; *p; p++) n_lines += *p == '\n';
+    assert_int_equal(n_lines, counts.n_frames); /* the header, and all frames but the failed one */
+    free(text);
+    models_close(&m);
+}
+
 int main(void) {
     half = *vnp_ref_backend();
     half.device_open = open_emulated;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed),
                                        cmocka_unit_test(test_hopeless),
-                                       cmocka_unit_test(test_summary)};
+                                       cmocka_unit_test(test_summary),
+                                       cmocka_unit_test(test_classifier)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
