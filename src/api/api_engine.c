@@ -174,9 +174,5 @@ vnp_status vnp_api_encoder_ready(struct vnp_engine *engine, struct vnp_api_encod
 }
 
 vnp_status vnp_api_bpe_ready(struct vnp_engine *engine, struct vnp_checkpoint *dna) {
-    const char *json;
-    size_t n_bytes;
-    if (engine->bpe) return VNP_OK;
-    VNP_TRY(vnp_checkpoint_tokenizer(dna, &json, &n_bytes));
-    return vnp_bpe_load(json, n_bytes, "tokenizer.json", &engine->bpe);
+    return engine->bpe ? VNP_OK : vnp_run_tokenizer_load(dna, &engine->bpe);
 }

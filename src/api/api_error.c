@@ -85,9 +85,9 @@ vnp_status vnp_option_bounds(const char *name, int64_t *min, int64_t *max) {
     static const struct {
         const char *name;
         int64_t min, max;
-    } bounds[] = {{"n_threads", 1, 4096},   {"n_tokens", 64, 16777216},
-                  {"window_bp", 16, 60000}, {"n_shards", 1, 1000000},
-                  {"grace_s", 0, 86400},    {"n_workers", -1, VNP_API_MAX_DEVICES}};
+    } bounds[] = {{"n_threads", 1, 4096},  {"n_tokens", 64, 16777216},
+                  {"window_bp", 1, 60000}, {"n_shards", 1, 1000000},
+                  {"grace_s", 0, 86400},   {"n_workers", -1, VNP_API_MAX_DEVICES}};
     for (size_t i = 0; name && min && max && i < VNP_COUNT(bounds); i++)
         if (strcmp(bounds[i].name, name) == 0) {
             *min = bounds[i].min;

@@ -78,7 +78,7 @@ static int64_t window_of_name(const char *path) {
     base = base ? base + 1 : path;
     char *end;
     long n = strtol(base, &end, 10);
-    return end != base && strncmp(end, "_model", 6) == 0 && n >= 16 && n <= 60000 ? n : 0;
+    return end != base && strncmp(end, "_model", 6) == 0 && n >= 1 && n <= 60000 ? n : 0;
 }
 
 vnp_status vnp_model_convert(const vnp_convert_options *o) {
@@ -110,7 +110,10 @@ vnp_status vnp_model_convert(const vnp_convert_options *o) {
         parts.window_bp = vnp_checkpoint_spec(m.classifier)->window_bp;
         if (!parts.window_bp) parts.window_bp = window_of_name(m.classifier_path);
     }
-    vnp_status s = vnp_bundle_write(o->out, &parts);
+    struct vnp_bpe *bpe = NULL; /* a bundle must not hide a tokenizer that cannot be used */
+    vnp_status s = m.dnabert ? vnp_run_tokenizer_load(m.dnabert, &bpe) : VNP_OK;
+    vnp_bpe_destroy(bpe);
+    if (s == VNP_OK) s = vnp_bundle_write(o->out, &parts);
     vnp_api_models_close(&m);
     return s;
 }

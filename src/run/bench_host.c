@@ -181,13 +181,9 @@ static vnp_status bench(struct host *h) {
 vnp_status vnp_run_bench_host(const struct vnp_run_bench_options *opt, vnp_run_bench_fn *fn,
                               void *ctx) {
     struct host h = {.opt = opt, .fn = fn, .ctx = ctx};
-    const char *tmp = getenv("TMPDIR"), *json;
-    size_t n;
+    const char *tmp = getenv("TMPDIR");
     h.window = opt->window_bp > 0 ? opt->window_bp : 500;
-    if (opt->dnabert) {
-        VNP_TRY(vnp_checkpoint_tokenizer(opt->dnabert, &json, &n));
-        VNP_TRY(vnp_bpe_load(json, n, "tokenizer.json", &h.bpe));
-    }
+    if (opt->dnabert) VNP_TRY(vnp_run_tokenizer_load(opt->dnabert, &h.bpe));
     snprintf(h.dir, sizeof h.dir, "%.4000s/virnucpro-bench-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
     vnp_status status = VNP_OK;
     if (!mkdtemp(h.dir)) {

@@ -34,12 +34,7 @@ static vnp_status plan(struct run_setup *s) {
 
 static vnp_status compute(struct run_setup *s) {
     struct vnp_bpe *bpe = NULL;
-    const char *json;
-    size_t n;
-    if (s->e.uses[ENC_DNA]) {
-        VNP_TRY(vnp_checkpoint_tokenizer(s->opt->embed_model, &json, &n));
-        VNP_TRY(vnp_bpe_load(json, n, "tokenizer.json", &bpe));
-    }
+    if (s->e.uses[ENC_DNA]) VNP_TRY(vnp_run_tokenizer_load(s->opt->embed_model, &bpe));
     s->e.bpe = bpe;
     vnp_status status = vnp_run_setup_compute(s);
     vnp_bpe_destroy(bpe);

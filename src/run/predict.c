@@ -90,10 +90,7 @@ static vnp_status compute(struct run_setup *s) {
     struct vnp_device *host = NULL;
     struct vnp_classifier *classifier = NULL;
     struct vnp_bpe *bpe = NULL;
-    const char *json;
-    size_t n;
-    vnp_status status = vnp_checkpoint_tokenizer(opt->dnabert, &json, &n);
-    if (status == VNP_OK) status = vnp_bpe_load(json, n, "tokenizer.json", &bpe);
+    vnp_status status = vnp_run_tokenizer_load(opt->dnabert, &bpe);
     if (status == VNP_OK) status = opt->host->device_open(&dev_opt, &host);
     if (status == VNP_OK)
         status = vnp_classifier_create(opt->host, host, opt->classifier, &classifier);

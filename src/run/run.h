@@ -172,6 +172,11 @@ struct vnp_run_gpu_monitor;
 struct vnp_run_gpu_monitor *vnp_run_gpu_monitor_start(const char (*pci)[32], int n);
 void vnp_run_gpu_monitor_stop(struct vnp_run_gpu_monitor *m, struct vnp_run_gpu_stats *out);
 
+/* The tokenizer of a DNA encoder; MISMATCH when it knows tokens that the encoder has no row for. */
+struct vnp_bpe;
+vnp_status vnp_run_tokenizer_load(const struct vnp_checkpoint *dna,
+                                  struct vnp_bpe **out) VNP_WARN_UNUSED;
+
 /* ---- benches: figures a row at a time, nothing kept ------------------------------------------ */
 
 struct vnp_run_bench_cell {

@@ -34,8 +34,6 @@ vnp_status vnp_run_vectors(struct run_setup *s) {
     const struct vnp_checkpoint *checkpoints[N_ENC] = {s->opt->dnabert, s->opt->esm2};
     struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
     struct vnp_bpe *bpe = NULL;
-    const char *json;
-    size_t n;
     VNP_TRY(vnp_run_setup_workers(s, checkpoints, &want));
     VNP_TRY(plan(s));
     VNP_TRY(vnp_run_make_folder(s->opt->out));
@@ -43,8 +41,7 @@ vnp_status vnp_run_vectors(struct run_setup *s) {
     snprintf(s->path_data, sizeof s->path_data, "%s/run.vectors", s->opt->out);
     snprintf(s->e.path_status, sizeof s->e.path_status, "%s/run.status.json", s->opt->out);
     VNP_TRY(vnp_run_setup_ledger(s, NULL, 0));
-    VNP_TRY(vnp_checkpoint_tokenizer(s->opt->dnabert, &json, &n));
-    VNP_TRY(vnp_bpe_load(json, n, "tokenizer.json", &bpe));
+    VNP_TRY(vnp_run_tokenizer_load(s->opt->dnabert, &bpe));
     s->e.bpe = bpe;
     vnp_status status = vnp_run_setup_compute(s);
     vnp_bpe_destroy(bpe);

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_BYTES = 256, MAX_LAYERS = 4096, MAX_SIZE = 1 << 24 };
+enum { NAME_BYTES = 256, MAX_LAYERS = 4096, MAX_HEAD_DIM = 128, MAX_SIZE = 1 << 24 };
 
 /* Dimensions: V D F as in op.h, T token types, 3 = 3D, 2 = 2F, H hidden, I inputs, O = 2. */
 struct rule {
@@ -500,10 +500,14 @@ static vnp_status encoder_sizes(struct builder *b) {
         VNP_TRY(fair_encoder(b));
     else
         VNP_TRY(hf_encoder(b));
-    if (s->n_hidden % s->n_heads || (is_esm && s->n_hidden / s->n_heads % 2))
+    if (s->n_hidden % s->n_heads)
         return vnp_bad(VNP_MISMATCH, b->file, -1, NULL,
                        "%lld columns do not divide into %lld heads", (long long)s->n_hidden,
                        (long long)s->n_heads);
+    if (s->n_hidden / s->n_heads % 2 || s->n_hidden / s->n_heads > MAX_HEAD_DIM)
+        return vnp_bad(VNP_UNSUPPORTED, b->file, -1, NULL,
+                       "%lld columns in %lld heads: heads of even size up to %d are computed",
+                       (long long)s->n_hidden, (long long)s->n_heads, MAX_HEAD_DIM);
     if (is_esm && s->n_vocab < 33)
         return vnp_bad(VNP_MISMATCH, b->file, -1, "embed.weight",
                        "has %lld rows, ESM-2's alphabet 33", (long long)s->n_vocab);

@@ -188,6 +188,10 @@ vnp_status vnp_checkpoint_tokenizer(const struct vnp_checkpoint *c, const char *
     return VNP_OK;
 }
 
+const char *vnp_checkpoint_tokenizer_path(const struct vnp_checkpoint *c) {
+    return c->tokenizer_map ? c->tokenizer_map->path : c->raw->path;
+}
+
 vnp_status vnp_model_probe(const char *path, unsigned *kinds, char *format, size_t n_format) {
     struct vnp_raw *raw;
     *kinds = 0;

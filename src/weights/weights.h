@@ -90,6 +90,8 @@ void vnp_checkpoint_trim(const struct vnp_checkpoint *c);
  * borrowed from c. NOT_FOUND when there is none. */
 vnp_status vnp_checkpoint_tokenizer(const struct vnp_checkpoint *c, const char **json,
                                     size_t *n_bytes);
+/* The file it lies in, for messages. */
+const char *vnp_checkpoint_tokenizer_path(const struct vnp_checkpoint *c);
 /* One line for people, e.g. "random weights: the calls mean nothing"; "" when there is none. */
 const char *vnp_checkpoint_note(const struct vnp_checkpoint *c);
 /* What the file is, e.g. "fair-esm checkpoint (.pt)". */

@@ -60,6 +60,22 @@ expect "no encoder" 78 "no encoder" embed odd.faa -o c.npy --model "$goldens/pip
 expect "two encoders" 78 "two encoders" embed odd.faa -o c.npy --model "$tiny"
 expect "model missing" 78 "" embed odd.faa -o c.npy --model nowhere.pt
 expect "input missing" 66 "" embed nowhere.faa -o c.npy --model "$m/model.pt"
+# A tokenizer.json that is damaged, or another model's, is named by its path before anything runs.
+d=$goldens/dnabert_s/l2_d96_h6_prefixed
+mkdir -p cut other
+for t in cut other; do cp "$d/config.json" "$d/pytorch_model.bin" $t; done
+head -c 5000 "$d/tokenizer.json" >cut/tokenizer.json
+python3 - "$d/tokenizer.json" <<'PY'
+import json, sys
+t = json.load(open(sys.argv[1]))
+t["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [4096]
+json.dump(t, open("other/tokenizer.json", "w"))
+PY
+printf '>a\nACGTACGTTTGA\n' >dna.fa
+expect "tokenizer cut" 78 "cut/tokenizer.json: line .* not JSON" embed dna.fa -o c.npy --model cut
+expect "tokenizer of another model" 78 "other/tokenizer.json: .* up to 4096, .* only 4096 rows" embed dna.fa -o c.npy --model other
+expect "convert looks at the tokenizer" 78 "other/tokenizer.json" model convert --dnabert other -o c.safetensors
+check "convert wrote nothing then" test ! -e c.safetensors
 expect "model info of no model" 78 "" model info odd.faa
 expect "model info --json" 0 "" model info --json "$m/model.pt" "$tiny"
 check "model info --json is JSON" python3 -c 'import json; a = json.load(open("out")); assert len(a) == 4 and a[0]["layers"] == 3, a'

@@ -61,6 +61,10 @@ else
 fi
 mkfifo pipe
 cat both.fa >pipe &
+printf '>a\nACGTTGCA\n' >eight.fa
+expect "the smallest window" 0 "8 windows, 0 open frames" translate eight.fa -o one --window 1
+expect "windows of a codon" 0 "3 windows" translate eight.fa -o codon --window 3
+check "windows of a codon: the first two overlap" test "$(tr '\n' ' ' <codon/chunked.fa)" = ">a_chunk_1 ACG >a_chunk_2 GTT >a_chunk_3 GCA "
 expect "named pipe" 0 "" translate pipe -o fifo
 wait
 check "named pipe: same bytes" same fifo

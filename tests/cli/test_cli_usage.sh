@@ -38,7 +38,7 @@ for n in x 1x 1.5 '' ' 1' 99999999999999999999; do
 done
 expect "number too small" 2 '--threads 0 is out of range' predict a.fa -o d --threads 0
 expect "number negative" 2 '--threads -2 is out of range' predict a.fa -o d --threads -2
-expect "window too small" 2 '--window 3 is out of range' predict a.fa -o d --window 3
+expect "window too small" 2 '--window 0 is out of range' predict a.fa -o d --window 0
 expect "window too large" 2 'out of range' predict a.fa -o d --window 99999999
 for s in 1 1/1 -1/2 a/b 1/0 /2 1/ 1/2/3; do
   expect "bad shard '$s'" 2 '--shard takes I/N' predict a.fa -o d --shard "$s"

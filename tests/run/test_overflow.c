@@ -251,9 +251,8 @@ static void test_classifier(void **state) {
 int main(void) {
     half = *vnp_ref_backend();
     half.device_open = open_emulated;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed),
-                                       cmocka_unit_test(test_hopeless),
-                                       cmocka_unit_test(test_summary),
-                                       cmocka_unit_test(test_classifier)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_embed), cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_summary), cmocka_unit_test(test_classifier)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
