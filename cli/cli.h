@@ -94,6 +94,7 @@ int vnp_cli_validate(int argc, char **argv); /* after "model validate" */
 int vnp_cli_merge(int argc, char **argv, const char *command_line);
 int vnp_cli_status(int argc, char **argv);
 int vnp_cli_evaluate(int argc, char **argv);
+int vnp_cli_report(int argc, char **argv);
 int vnp_cli_train(int argc, char **argv, const char *command_line);
 int vnp_cli_doctor(int argc, char **argv);
 int vnp_cli_bench(int argc, char **argv);

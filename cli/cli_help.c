@@ -17,6 +17,7 @@ static const char program_help[] =
     "  model info|convert|verify|validate   look at models, make one bundle, check precisions\n"
     "  status DIR                how far a run is, while it works or after\n"
     "  merge DIR... -o DIR       one result from the folders (or embed's files) of all shards\n"
+    "  report DIR                a page to look at: what was found, and where\n"
     "  evaluate DIR --truth FILE judge a run against known answers\n"
     "  doctor                    what this machine offers and what is missing\n"
     "  bench host|pack|device    measure parts of the program on this machine\n"
@@ -54,12 +55,12 @@ static const char shared_help[] =
     "                         crashes costs its batch, not the run; 0 computes in one process,\n"
     "                         -1 also on GPUs (each has a process of its own otherwise)      [0]\n";
 
-static const char report_help[] = "\n"
-                                  "messages (all on stderr):\n"
-                                  "  -q, --quiet            errors only\n"
-                                  "  -v, --verbose          more\n"
-                                  "      --log-json         one JSON object a line\n"
-                                  "  -h, --help   -V, --version\n";
+static const char log_help[] = "\n"
+                               "messages (all on stderr):\n"
+                               "  -q, --quiet            errors only\n"
+                               "  -v, --verbose          more\n"
+                               "      --log-json         one JSON object a line\n"
+                               "  -h, --help   -V, --version\n";
 
 static const char predict_help[] =
     "usage: virnucpro predict IN... -o DIR [options]\n"
@@ -242,6 +243,23 @@ static const char merge_more[] =
     "  virnucpro merge part0 part1 part2 -o result\n"
     "  virnucpro merge part0.npy part1.npy part2.npy -o proteins.npy\n";
 
+static const char report_help[] =
+    "usage: virnucpro report DIR [-o FILE] [--records N]\n"
+    "\n"
+    "Writes a page of HTML about a finished run of predict or merge: counts, the distribution of "
+    "the\n"
+    "scores, a map of each viral record window by window, viral stretches in records called other\n"
+    "(proviruses, chimeras), what was not scored and why, and how the run went. One file without\n"
+    "scripts that any browser opens and that can be mailed.\n"
+    "\n"
+    "  -o, --output FILE      where to                                          [DIR/report.html]\n"
+    "      --records N        how many records each list shows                              [100]\n"
+    "  -q, --quiet            only errors\n"
+    "\n"
+    "examples:\n"
+    "  virnucpro report result\n"
+    "  virnucpro report result -o report.html --records 1000\n";
+
 static const char evaluate_help[] =
     "usage: virnucpro evaluate DIR --truth FILE\n"
     "\n"
@@ -311,20 +329,20 @@ int vnp_cli_help(const char *command) {
     if (command && strcmp(command, "predict") == 0) {
         parts[0] = predict_help;
         parts[1] = shared_help;
-        parts[2] = report_help;
+        parts[2] = log_help;
         parts[3] = predict_more;
     } else if (command && strcmp(command, "embed") == 0) {
         parts[0] = embed_help;
         parts[1] = shared_help;
-        parts[2] = report_help;
+        parts[2] = log_help;
         parts[3] = embed_more;
     } else if (command && strcmp(command, "translate") == 0) {
         parts[0] = translate_help;
-        parts[2] = report_help;
+        parts[2] = log_help;
         parts[3] = translate_more;
     } else if (command && strcmp(command, "train") == 0) {
         parts[0] = train_help;
-        parts[2] = report_help;
+        parts[2] = log_help;
         parts[3] = train_more;
     } else if (command && strcmp(command, "model") == 0) {
         parts[0] = model_help;
@@ -332,8 +350,10 @@ int vnp_cli_help(const char *command) {
         parts[0] = status_help;
     } else if (command && strcmp(command, "merge") == 0) {
         parts[0] = merge_help;
-        parts[2] = report_help;
+        parts[2] = log_help;
         parts[3] = merge_more;
+    } else if (command && strcmp(command, "report") == 0) {
+        parts[0] = report_help;
     } else if (command && strcmp(command, "evaluate") == 0) {
         parts[0] = evaluate_help;
     } else if (command && strcmp(command, "doctor") == 0) {

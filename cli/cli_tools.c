@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// model info | convert | verify, status, evaluate and doctor. Their answers are data and go to
-// stdout.
+// model info | convert | verify, status, report, evaluate and doctor. Their answers are data and go
+// to stdout.
 #include "cli.h"
 
 #include <stdio.h>
@@ -294,6 +294,32 @@ int vnp_cli_status(int argc, char **argv) {
     }
     free(args.positional);
     return vnp_cli_flush(rc);
+}
+
+/* ---- report --------------------------------------------------------------------------------- */
+
+int vnp_cli_report(int argc, char **argv) {
+    const char *out = NULL;
+    int64_t n_records = 0;
+    bool is_quiet = false;
+    const struct vnp_cli_option table[] = {{"output", 'o', VNP_OPT_TEXT, &out, NULL, 0, 0},
+                                           {"records", 0, VNP_OPT_INT, &n_records, NULL, 1, 10000},
+                                           {"quiet", 'q', VNP_OPT_FLAG, &is_quiet, NULL, 0, 0},
+                                           {NULL, 0, VNP_OPT_FLAG, NULL, NULL, 0, 0}};
+    struct vnp_cli_args args = {.command = "report"};
+    args.positional = calloc((size_t)argc + 1, sizeof *args.positional);
+    if (!args.positional) return VNP_EXIT_INTERNAL;
+    int rc = vnp_cli_parse(argc, argv, table, &args);
+    if (rc == 0 && args.is_help)
+        rc = vnp_cli_help("report");
+    else if (rc == 0 && args.n_positional != 1)
+        rc = vnp_cli_usage("report", "name one folder that predict or merge has written");
+    else if (rc == 0 && vnp_folder_report(args.positional[0], out, n_records) != VNP_OK)
+        rc = vnp_cli_fail();
+    else if (rc == 0 && !is_quiet)
+        vnp_cli_say(2, "wrote %s%s", out ? out : args.positional[0], out ? "" : "/report.html");
+    free(args.positional);
+    return rc;
 }
 
 /* ---- evaluate ------------------------------------------------------------------------------- */

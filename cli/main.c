@@ -59,10 +59,10 @@ static char *join(int argc, char **argv) {
     return line;
 }
 
-static const char *const commands[] = {"predict", "embed",  "translate", "train",
-                                       "model",   "status", "merge",     "evaluate",
-                                       "doctor",  "help",   NULL};
-static const char *const later[] = {"bench", "report", "serve", NULL};
+static const char *const commands[] = {"predict", "embed", "translate", "train",    "model",
+                                       "status",  "merge", "report",    "evaluate", "doctor",
+                                       "bench",   "help",  NULL};
+static const char *const later[] = {"serve", NULL};
 
 /* `virnucpro __worker FD`: this process computes for the one that started it, and says whatever it
  * has to say to that one. */
@@ -83,6 +83,7 @@ static int dispatch(int argc, char **argv, const char *line) {
     if (strcmp(name, "model") == 0) return vnp_cli_model(argc - 2, argv + 2);
     if (strcmp(name, "status") == 0) return vnp_cli_status(argc - 2, argv + 2);
     if (strcmp(name, "merge") == 0) return vnp_cli_merge(argc - 2, argv + 2, line);
+    if (strcmp(name, "report") == 0) return vnp_cli_report(argc - 2, argv + 2);
     if (strcmp(name, "evaluate") == 0) return vnp_cli_evaluate(argc - 2, argv + 2);
     if (strcmp(name, "doctor") == 0) return vnp_cli_doctor(argc - 2, argv + 2);
     if (strcmp(name, "bench") == 0) return vnp_cli_bench(argc - 2, argv + 2);

@@ -560,6 +560,21 @@ VNP_API vnp_status vnp_folder_merge(const vnp_merge_options *options,
 VNP_API vnp_status vnp_evaluate(const char *truth_path, const char *run_dir,
                                 char **out_text) VNP_WARN_UNUSED;
 
+/** Writes one page of HTML about a finished predict folder: what was found, where along each
+ *  record, and what did it.
+ *
+ *  Shapes   n_records: how many records a list shows; 0 is 100.
+ *  Units    positions in bases, from 1.
+ *  Owner    nothing is kept after return.
+ *  Threads  any.
+ *  Returns  VNP_OK; INVAL, NOT_FOUND (no run), MISMATCH (not finished, not of predict, in use),
+ *           FORMAT (damaged), IO, NOMEM, CANCELED. out_path (NULL: run_dir/report.html) appears
+ *           whole or not at all.
+ *  Since    0.1        Source  none
+ */
+VNP_API vnp_status vnp_folder_report(const char *run_dir, const char *out_path,
+                                     int64_t n_records) VNP_WARN_UNUSED;
+
 /** Frees a text that the library handed out.
  *
  *  Shapes   none.

@@ -259,6 +259,13 @@ vnp_status vnp_evaluate(const char *truth_path, const char *run_dir, char **out_
     return vnp_run_evaluate(truth_path, run_dir, out_text);
 }
 
+vnp_status vnp_folder_report(const char *run_dir, const char *out_path, int64_t n_records) {
+    if (!run_dir || n_records < 0)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "report: no run folder, or a negative number");
+    struct vnp_run_report_options o = {.dir = run_dir, .out = out_path, .n_records = n_records};
+    return vnp_run_report(&o);
+}
+
 void vnp_text_free(char *text) {
     free(text);
 }

@@ -95,4 +95,52 @@ vnp_status vnp_out_contigs_row(struct vnp_outfile *f, const struct vnp_contig_ro
 vnp_status vnp_out_fasta(struct vnp_outfile *f, const char *header, const char *seq, size_t len,
                          int line_width);
 
+/* ---- the report: one page of HTML without scripts or anything from elsewhere ---------------- */
+
+enum { VNP_REPORT_CELLS = 120, VNP_REPORT_BINS = 20, VNP_REPORT_CLASSES = 5 };
+
+/* A record shown by itself. Windows without an open frame have no score. */
+struct vnp_report_record {
+    char *id;
+    int64_t idx;               /* in the input */
+    double rank;               /* larger: further up */
+    struct vnp_contig_row row; /* its seq_id and reason are not used */
+    char reason[160];
+    int n_cells;                   /* of its length, each one or several windows */
+    float cells[VNP_REPORT_CELLS]; /* mean virus score, NaN: nothing scored */
+    /* The run of windows with the largest sum of (virus score - 1/2): */
+    double stretch_sum;
+    int64_t stretch_begin, stretch_end, stretch_scored, stretch_virus; /* [begin, end) in bases */
+};
+struct vnp_report_list {
+    const struct vnp_report_record *records; /* [n], in the order of the page */
+    int64_t n, n_all;                        /* shown; there are */
+};
+struct vnp_report_line {
+    const char *key, *value;
+};
+struct vnp_report_table { /* a few lines of text; cells[n_rows][n_cols] */
+    const char *const *head;
+    const char *const *cells;
+    int64_t n_rows, n_cols;
+};
+
+struct vnp_report {
+    const char *title, *subtitle;
+    int64_t n_records, n_virus, n_other, n_unscored, n_failed; /* failed ones are in the others */
+    int64_t n_bases, n_virus_bases, n_windows, n_windows_scored, n_windows_virus;
+    /* by virus score, 0..1 in bins of equal width: [not virus, virus] */
+    int64_t windows[2][VNP_REPORT_BINS], records[2][VNP_REPORT_BINS];
+    /* by length: below 1, 3, 10, 30 kb and above: [virus, other, unscored] */
+    int64_t classes[VNP_REPORT_CLASSES][3];
+    struct vnp_report_list virus, stretches, other, unscored;
+    const char *const *notes; /* [n_notes] warnings */
+    int64_t n_notes;
+    const struct vnp_report_line *lines; /* [n_lines] about the run */
+    int64_t n_lines;
+    struct vnp_report_table devices, incidents; /* no rows: left out */
+};
+/* All text is escaped; what is no UTF-8 becomes U+FFFD. */
+vnp_status vnp_out_report(const char *path, const struct vnp_report *r) VNP_WARN_UNUSED;
+
 #endif

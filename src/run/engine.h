@@ -393,6 +393,31 @@ bool vnp_run_cache_find(struct run_engine *e, struct run_item *it);
 /* Leaves there what the block's items had to be computed for. */
 void vnp_run_cache_keep(struct run_engine *e, const struct run_block *b);
 
+/* tally.c: what a record's frames add up to */
+struct run_window_score {
+    int64_t idx; /* of the record's */
+    bool is_scored;
+    float max1, max2; /* largest scores of its frames */
+};
+struct run_tally {
+    int64_t n_scored, n_frames, n_virus, n_failed;
+    double sum; /* of the windows' virus scores */
+    char reason[160];
+};
+struct run_tally_watcher {
+    void *ctx;
+    vnp_status (*frame)(void *ctx, const struct vnp_ledger_frame *f); /* every frame, or NULL */
+    void (*window)(void *ctx, const struct run_window_score *w); /* every scored window, or NULL */
+};
+/* The frames of the record that the cursor gave last. */
+vnp_status vnp_run_tally_record(struct vnp_ledger_cursor *cursor,
+                                const struct run_tally_watcher *watcher,
+                                struct run_tally *out) VNP_WARN_UNUSED;
+struct vnp_contig_row; /* out.h */
+/* row's strings are those of r and t. */
+void vnp_run_tally_row(const struct vnp_ledger_record *r, const struct run_tally *t,
+                       struct vnp_contig_row *row);
+
 /* export.c, summary.c */
 /* Where exports get texts and vectors from instead of the input and the ledger's data file: the
  * shards of a merge. NULL where a run exports what it has itself. */

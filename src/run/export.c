@@ -15,24 +15,13 @@ struct export {
     struct vnp_ledger_cursor *cursor;
     struct vnp_outfile *frames, *contigs, *virus; /* NULL: not written */
     const struct run_source *source;              /* NULL: input and data file */
+    const char *record_id;
     struct run_buffer id;
 };
 
-struct tally {
-    int64_t n_scored, n_frames, n_virus, n_failed;
-    double sum;
-    char reason[160];
-};
-
-/* Sums up one window's frames: upstream compares the largest scores of each class. */
-static void close_window(struct tally *t, float max1, float max2, bool has_score) {
-    if (!has_score) return;
-    t->n_scored++;
-    t->n_virus += max2 >= max1;
-    t->sum += (double)max2;
-}
-
-static vnp_status frame_row(struct export *x, const char *id, const struct vnp_ledger_frame *f) {
+static vnp_status frame_row(void *ctx, const struct vnp_ledger_frame *f) {
+    struct export *x = ctx;
+    const char *id = x->record_id;
     if (!x->frames || f->reason) return VNP_OK;
     size_t n = strlen(id) + 64;
     VNP_TRY(vnp_run_buffer_reserve(&x->id, n));
@@ -41,69 +30,16 @@ static vnp_status frame_row(struct export *x, const char *id, const struct vnp_l
     return vnp_out_frames_row(x->frames, x->id.data, f->score1, f->score2);
 }
 
-static vnp_status tally_record(struct export *x, const struct vnp_ledger_record *r,
-                               struct tally *t) {
-    float max1 = -1, max2 = -1;
-    bool has_score = false;
-    int64_t window = -1;
-    *t = (struct tally){0};
-    for (;;) {
-        struct vnp_ledger_frame f;
-        bool has;
-        VNP_TRY(vnp_ledger_cursor_frame(x->cursor, &f, &has));
-        if (!has || f.window != window) {
-            close_window(t, max1, max2, has_score);
-            max1 = max2 = -1;
-            has_score = false;
-        }
-        if (!has) return VNP_OK;
-        window = f.window;
-        t->n_frames++;
-        if (f.reason) {
-            if (t->n_failed++ == 0) snprintf(t->reason, sizeof t->reason, "%s", f.reason);
-        } else {
-            has_score = true;
-            max1 = fmaxf(max1, f.score1);
-            max2 = fmaxf(max2, f.score2);
-        }
-        VNP_TRY(frame_row(x, r->id, &f));
-    }
-}
-
-static void fill_row(const struct vnp_ledger_record *r, const struct tally *t,
-                     struct vnp_contig_row *row) {
-    const char *status = "ok";
-    if (t->n_failed > 0)
-        status = "failed";
-    else if (r->length == 0)
-        status = "empty";
-    else if (r->length < 3)
-        status = "too_short";
-    else if (t->n_frames == 0)
-        status = "no_orf";
-    *row = (struct vnp_contig_row){.seq_id = r->id,
-                                   .length = r->length,
-                                   .n_windows = r->n_windows,
-                                   .n_scored = t->n_scored,
-                                   .n_frames = t->n_frames,
-                                   .n_virus = t->n_virus,
-                                   .virus_score =
-                                       t->n_scored ? t->sum / (double)t->n_scored : (double)NAN,
-                                   .call = t->n_scored == 0               ? "unscored"
-                                           : 2 * t->n_virus > t->n_scored ? "virus"
-                                                                          : "other",
-                                   .status = status,
-                                   .reason = t->reason};
-}
-
 /* One record of the ledger; *is_virus tells the caller to write its text. */
 static vnp_status export_record(struct export *x, const struct vnp_ledger_record *r,
                                 bool *is_virus) {
-    struct tally t;
+    struct run_tally_watcher watcher = {.ctx = x, .frame = frame_row};
+    struct run_tally t;
     struct vnp_contig_row row;
     struct vnp_run_counts *c = x->counts;
-    VNP_TRY(tally_record(x, r, &t));
-    fill_row(r, &t, &row);
+    x->record_id = r->id;
+    VNP_TRY(vnp_run_tally_record(x->cursor, &watcher, &t));
+    vnp_run_tally_row(r, &t, &row);
     *is_virus = row.call[0] == 'v';
     c->n_records++;
     c->n_virus += *is_virus;

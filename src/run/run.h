@@ -123,6 +123,14 @@ struct vnp_run_status_info {
 };
 /* DIR of predict, or FILE of embed. Reads only. NOT_FOUND when there is no run. */
 vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) VNP_WARN_UNUSED;
+/* One page of HTML about a finished run of predict or merge. NOT_FOUND when there is no run,
+ * MISMATCH when it is not finished or another kind. */
+struct vnp_run_report_options {
+    const char *dir;
+    const char *out;   /* NULL: dir/report.html */
+    int64_t n_records; /* shown in each list; 0: 100 */
+};
+vnp_status vnp_run_report(const struct vnp_run_report_options *opt) VNP_WARN_UNUSED;
 /* One run's files from those of all its shards: folders of predict, or files of embed in any of
  * the four formats. MISMATCH when they do not belong together or some are missing or unfinished,
  * naming them. */
