@@ -371,6 +371,11 @@ vnp_status vnp_run_setup_digest(struct run_setup *s, const char *key,
 vnp_status vnp_run_setup_workers(struct run_setup *s,
                                  const struct vnp_checkpoint *const *checkpoints,
                                  const struct vnp_encoder_want *want) VNP_WARN_UNUSED;
+/* Removes an output of an earlier run, and its ids, before a forced one: what the new run does not
+ * write must not look like its own. Never a file that is read. */
+void vnp_run_setup_clear(const struct vnp_run_options *opt, const char *output);
+enum { RUN_N_PREDICT_NAMES = 6 };
+extern const char *const vnp_run_predict_names[RUN_N_PREDICT_NAMES]; /* files in its folder */
 /* outputs: final names that may exist only together with their run database. */
 vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs,
                                 size_t n_outputs) VNP_WARN_UNUSED;

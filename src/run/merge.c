@@ -5,6 +5,7 @@
 #include "run/engine.h"
 #include "out/out.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +107,11 @@ static vnp_status take_facts(struct merge *m, const char *name, struct vnp_ledge
     return VNP_OK;
 }
 
+static bool is_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static vnp_status open_shards(struct merge *m) {
     for (size_t i = 0; i < m->opt->n_dirs; i++) {
         char path[4200];
@@ -114,7 +120,18 @@ static vnp_status open_shards(struct merge *m) {
         struct vnp_ledger_options opt = {.path = path, .is_read_only = true};
         struct vnp_ledger *l;
         struct stat st;
-        if (stat(path, &st) != 0)
+        bool has_run = stat(path, &st) == 0;
+        if (!has_run && stat(name, &st) != 0) {
+            vnp_status status =
+                vnp_fail_errno(VNP_IO, VNP_FROM_INPUT, errno, "cannot open the shard");
+            vnp_error_at(name, -1, -1, NULL);
+            vnp_error_hint("name the %s of all shards",
+                           m->is_embed ? "output files" : "output folders");
+            return status;
+        }
+        if (is_same_file(name, m->opt->out))
+            return misfit(name, "name another output", "this shard is the output, too");
+        if (!has_run)
             return misfit(name,
                           m->is_embed ? "name the output files of embed, with FILE.run.db beside"
                                       : "name the output folders of the shards",
@@ -165,6 +182,11 @@ static vnp_status open_ledger(struct merge *m) {
                                      .n_facts = s->n_facts,
                                      .is_forced = m->opt->is_forced};
     VNP_TRY(vnp_ledger_open(&opt, &s->e.ledger));
+    for (size_t i = 0; i < RUN_N_PREDICT_NAMES && opt.is_forced && !m->is_embed; i++) {
+        char path[4200];
+        snprintf(path, sizeof path, "%s/%s", m->opt->out, vnp_run_predict_names[i]);
+        vnp_run_setup_clear(s->opt, path);
+    }
     if (vnp_ledger_state_get(s->e.ledger) != VNP_LEDGER_RUNNING) {
         char input[160];
         VNP_TRY(vnp_ledger_meta_get(s->e.ledger, "input", input, sizeof input));

@@ -124,14 +124,16 @@ static vnp_status export_all(struct run_setup *s, const char *summary,
     return vnp_ledger_data_remove(s->e.ledger);
 }
 
+const char *const vnp_run_predict_names[RUN_N_PREDICT_NAMES] = {
+    "prediction_results.txt",
+    "prediction_results_highestscore.csv",
+    "contigs.tsv",
+    "virus.fna",
+    "summary.json",
+    "embeddings.npy"};
+
 static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
-    static const char *const names[] = {"prediction_results.txt",
-                                        "prediction_results_highestscore.csv",
-                                        "contigs.tsv",
-                                        "virus.fna",
-                                        "summary.json",
-                                        "embeddings.npy"};
-    enum { N_NAMES = VNP_COUNT(names) };
+    enum { N_NAMES = RUN_N_PREDICT_NAMES };
     const char *paths[N_NAMES];
     char text[N_NAMES][4096];
     const struct vnp_checkpoint *checkpoints[N_ENC] = {s->opt->dnabert, s->opt->esm2};
@@ -140,7 +142,7 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     VNP_TRY(plan(s));
     VNP_TRY(vnp_run_make_folder(s->opt->out));
     for (size_t i = 0; i < N_NAMES; i++) {
-        snprintf(text[i], sizeof text[i], "%s/%s", s->opt->out, names[i]);
+        snprintf(text[i], sizeof text[i], "%s/%s", s->opt->out, vnp_run_predict_names[i]);
         paths[i] = text[i];
     }
     snprintf(s->path_db, sizeof s->path_db, "%s/run.db", s->opt->out);

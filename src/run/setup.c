@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { MIN_BUDGET = 64, MAX_BUDGET = 1 << 20, DEFAULT_BUDGET = 4096, BLOCKS_MIN = 128 };
 
@@ -180,6 +181,26 @@ static vnp_status check_output(struct run_setup *s, const char *const *names, si
     return VNP_OK;
 }
 
+static bool is_input(const struct vnp_run_options *opt, const struct stat *file) {
+    struct stat st;
+    for (size_t i = 0; i < opt->n_inputs; i++)
+        if (stat(opt->inputs[i], &st) == 0 && st.st_dev == file->st_dev &&
+            st.st_ino == file->st_ino)
+            return true;
+    return false;
+}
+
+void vnp_run_setup_clear(const struct vnp_run_options *opt, const char *output) {
+    static const char *const tails[] = {"", ".ids.tsv"};
+    struct stat st;
+    for (size_t i = 0; i < VNP_COUNT(tails); i++) {
+        char path[4200];
+        snprintf(path, sizeof path, "%.4100s%s", output, tails[i]);
+        bool is_other = lstat(path, &st) == 0 && S_ISREG(st.st_mode) && !is_input(opt, &st);
+        if (is_other && unlink(path) == 0) vnp_log(VNP_LOG_DEBUG, "run", "removed %s", path);
+    }
+}
+
 vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs, size_t n_outputs) {
     const struct vnp_run_options *opt = s->opt;
     VNP_TRY(check_output(s, outputs, n_outputs));
@@ -200,6 +221,7 @@ vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs,
         snprintf(ids, sizeof ids, "%.4100s.ids.tsv", outputs[i]);
         vnp_out_remove_temps(outputs[i]);
         vnp_out_remove_temps(ids);
+        if (opt->is_forced) vnp_run_setup_clear(opt, outputs[i]);
     }
     return VNP_OK;
 }

@@ -48,6 +48,9 @@ rm -f s?.*; check "shards again" shards npy
 rm -f all.*
 expect "one is missing" 73 "of 3 shards these are missing: 1" merge s0.npy s2.npy -o all.npy
 check "one is missing: nothing made" test ! -e all.npy -a ! -e all.npy.run.db
+expect "one is not there" 66 "nowhere.npy: cannot open the shard" merge s0.npy nowhere.npy -o all.npy
+expect "one is the output" 73 "this shard is the output, too" merge s0.npy s2.npy -o s2.npy --force
+check "one is the output: left alone" test -s s2.npy
 expect "one is given twice" 73 "s0.npy: shard 0 is given twice" merge s0.npy s0.npy s1.npy -o all.npy
 check "a shard of another pooling" run in.faa -o cls.npy --model "$model" --shard 1/3 --pool cls
 expect "a shard of another pooling is named" 73 "cls.npy: this shard has another pooling" merge s0.npy cls.npy s2.npy -o all.npy

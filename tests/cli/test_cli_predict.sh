@@ -69,6 +69,12 @@ expect "another window in the same folder" 73 "" predict "$in" -o p500 --esm "$e
 check "refused: nothing changed" same p500 before
 expect "force" 0 "" predict "$in" -o p500 $base --force -q
 check "force: same bytes" same p500 before
+printf '>one\nATGGCTGCTAAAGGTGCTGCAGGTCGTAAACGTGCT\n' >odd1.fa
+printf '>two\nATGGCAGCTAAAGGTGCTGCAGGTCGTAAACGTGCT\n' >odd2.fa
+expect "save embeddings, then start over with less" 0 "" predict odd1.fa -o less $base --save-embeddings -q
+expect "start over with less" 0 "" predict odd2.fa -o less $base --no-upstream-files --force -q
+check "start over with less: nothing of the first run is left" test ! -e less/embeddings.npy -a ! -e less/embeddings.npy.ids.tsv -a ! -e less/prediction_results.txt -a ! -e less/prediction_results_highestscore.csv
+check "start over with less: the input stays where it is" test -s odd2.fa
 expect "input missing" 66 "nowhere.fa: .*cannot open" predict nowhere.fa -o x $base
 expect "second input missing, nothing made" 66 "" predict "$in" nowhere.fa -o x $base
 check "input missing: nothing made" test ! -e x
