@@ -166,11 +166,33 @@ static void say_predicted(const struct run_options *o, const vnp_job_counts *c) 
     vnp_cli_say(2, "results in %s: contigs.tsv, virus.fna, summary.json", o->out);
 }
 
+static void say_embedded(const struct run_options *o, const vnp_job_counts *c) {
+    vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
+                (long long)c->n_records, plural(c->n_records), (long long)c->n_empty, o->out,
+                o->out);
+}
+
+/* predict and embed, from models to closing lines. */
+static int run_models(const struct run_options *o, bool is_predict, const struct vnp_cli_args *args,
+                      const char *command_line) {
+    vnp_engine *engine = NULL;
+    vnp_job_counts c = {0};
+    open_report(o, is_predict);
+    vnp_status s = make_engine(o, is_predict ? VNP_FOR_PREDICT : VNP_FOR_EMBED, &engine);
+    if (s == VNP_OK) {
+        say_engine(engine);
+        s = run_job(o, is_predict ? VNP_JOB_PREDICT : VNP_JOB_EMBED, engine, args, command_line,
+                    &c);
+    }
+    if (s == VNP_OK) (is_predict ? say_predicted : say_embedded)(o, &c);
+    int rc = finish(s, &c, command_line);
+    vnp_engine_destroy(engine);
+    return rc;
+}
+
 int vnp_cli_predict(int argc, char **argv, const char *command_line) {
     struct run_options options = {.layer = -1}, *o = &options;
     struct vnp_cli_args args = {0};
-    vnp_engine *engine = NULL;
-    vnp_job_counts c = {0};
     bool is_done;
     const struct vnp_cli_option table[] = {
         OPT_TEXT("output", 'o', out),
@@ -188,17 +210,7 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
         OPT_REPORT,
         OPT_END};
     int rc = read_options(argc, argv, "predict", table, o, &args, &is_done);
-    if (rc == 0 && !is_done) {
-        open_report(o, true);
-        vnp_status s = make_engine(o, VNP_FOR_PREDICT, &engine);
-        if (s == VNP_OK) {
-            say_engine(engine);
-            s = run_job(o, VNP_JOB_PREDICT, engine, &args, command_line, &c);
-        }
-        if (s == VNP_OK) say_predicted(o, &c);
-        rc = finish(s, &c, command_line);
-    }
-    vnp_engine_destroy(engine);
+    if (rc == 0 && !is_done) rc = run_models(o, true, &args, command_line);
     free(args.positional);
     return rc;
 }
@@ -207,12 +219,6 @@ int vnp_cli_predict(int argc, char **argv, const char *command_line) {
 static bool is_folder(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-static void say_embedded(const struct run_options *o, const vnp_job_counts *c) {
-    vnp_cli_say(2, "%lld record%s, %lld empty; embeddings in %s, ids in %s.ids.tsv",
-                (long long)c->n_records, plural(c->n_records), (long long)c->n_empty, o->out,
-                o->out);
 }
 
 int vnp_cli_merge(int argc, char **argv, const char *command_line) {
@@ -256,8 +262,6 @@ static bool is_known_suffix(const char *path) {
 int vnp_cli_embed(int argc, char **argv, const char *command_line) {
     struct run_options options = {.layer = -1}, *o = &options;
     struct vnp_cli_args args = {0};
-    vnp_engine *engine = NULL;
-    vnp_job_counts c = {0};
     bool is_done;
     const struct vnp_cli_option table[] = {
         OPT_TEXT("output", 'o', out),
@@ -280,17 +284,7 @@ int vnp_cli_embed(int argc, char **argv, const char *command_line) {
                  strcmp(o->pool, "none") != 0)
             rc = vnp_cli_usage("embed", "--pool is mean, cls or none, not '%s'", o->pool);
     }
-    if (rc == 0 && !is_done) {
-        open_report(o, false);
-        vnp_status s = make_engine(o, VNP_FOR_EMBED, &engine);
-        if (s == VNP_OK) {
-            say_engine(engine);
-            s = run_job(o, VNP_JOB_EMBED, engine, &args, command_line, &c);
-        }
-        if (s == VNP_OK) say_embedded(o, &c);
-        rc = finish(s, &c, command_line);
-    }
-    vnp_engine_destroy(engine);
+    if (rc == 0 && !is_done) rc = run_models(o, false, &args, command_line);
     free(args.positional);
     return rc;
 }

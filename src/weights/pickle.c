@@ -369,19 +369,23 @@ static vnp_status top_of_kind(struct vnp_pickle *p, enum vnp_pickle_kind kind, v
     return VNP_OK;
 }
 
-/* APPENDS, ADDITEMS, SETITEMS and their kin: n items above the container. */
-static vnp_status fill(struct vnp_pickle *p, enum vnp_pickle_kind kind, size_t n_popped) {
+/* The n_fixed values on top of the stack, or (n_fixed < 0) all above the last mark. */
+static vnp_status pop_items(struct vnp_pickle *p, int n_fixed, value ***items, size_t *n) {
+    if (n_fixed < 0) return pop_mark(p, items, n);
+    *n = (size_t)n_fixed;
+    if (p->n_stack < *n) return bad(p, "items are missing");
+    p->n_stack -= *n;
+    *items = p->stack + p->n_stack;
+    for (size_t i = 0; i < *n; i++)
+        if ((*items)[i] == &p->mark) return bad(p, "items are missing");
+    return VNP_OK;
+}
+
+/* APPENDS, ADDITEMS, SETITEMS and their kin: items above the container. */
+static vnp_status fill(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_fixed) {
     value **items = NULL, *v = NULL;
-    size_t n = n_popped;
-    if (n_popped) {
-        if (p->n_stack < n_popped) return bad(p, "items are missing");
-        p->n_stack -= n_popped;
-        items = p->stack + p->n_stack;
-        for (size_t i = 0; i < n; i++)
-            if (items[i] == &p->mark) return bad(p, "items are missing");
-    } else {
-        VNP_TRY(pop_mark(p, &items, &n));
-    }
+    size_t n;
+    VNP_TRY(pop_items(p, n_fixed, &items, &n));
     if (kind == VNP_PK_DICT && n % 2) return bad(p, "a key without a value");
     VNP_TRY(top_of_kind(p, kind, &v));
     if (v->kind == VNP_PK_OBJECT) return VNP_OK; /* items of an opaque container */
@@ -390,16 +394,8 @@ static vnp_status fill(struct vnp_pickle *p, enum vnp_pickle_kind kind, size_t n
 
 static vnp_status push_sequence(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_fixed) {
     value **items = NULL, *v = NULL;
-    size_t n = (size_t)n_fixed;
-    if (n_fixed >= 0) {
-        if (p->n_stack < n) return bad(p, "items are missing");
-        p->n_stack -= n;
-        items = p->stack + p->n_stack;
-        for (size_t i = 0; i < n; i++)
-            if (items[i] == &p->mark) return bad(p, "items are missing");
-    } else {
-        VNP_TRY(pop_mark(p, &items, &n));
-    }
+    size_t n;
+    VNP_TRY(pop_items(p, n_fixed, &items, &n));
     if (kind == VNP_PK_DICT && n % 2) return bad(p, "a key without a value");
     VNP_TRY(new_value(p, kind, &v));
     VNP_TRY(add_items(p, v, items, n));
@@ -478,7 +474,7 @@ static vnp_status step_rare(struct vnp_pickle *p, uint8_t op) {
     case 0x8f:
         return push_kind(p, VNP_PK_SET);
     case 0x90:
-        return fill(p, VNP_PK_SET, 0);
+        return fill(p, VNP_PK_SET, -1);
     case 0x91:
         return push_sequence(p, VNP_PK_SET, -1);
     case 0x92:
@@ -554,11 +550,11 @@ static vnp_status step(struct vnp_pickle *p, uint8_t op) {
     case 'a':
         return fill(p, VNP_PK_LIST, 1);
     case 'e':
-        return fill(p, VNP_PK_LIST, 0);
+        return fill(p, VNP_PK_LIST, -1);
     case 's':
         return fill(p, VNP_PK_DICT, 2);
     case 'u':
-        return fill(p, VNP_PK_DICT, 0);
+        return fill(p, VNP_PK_DICT, -1);
     case 'c':
         VNP_TRY(take_line(p, &module, &n_module));
         VNP_TRY(take_line(p, &name, &n_name));

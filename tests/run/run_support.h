@@ -77,6 +77,17 @@ static inline bool file_exists(const char *dir, const char *name) {
     return stat(path, &st) == 0;
 }
 
+/* A progress callback that asks for a stop after some calls. */
+struct support_stop {
+    int after;
+};
+
+static inline bool support_stop_soon(void *ctx, const struct vnp_run_progress *p) {
+    struct support_stop *s = ctx;
+    (void)p;
+    return s->after-- > 0;
+}
+
 static inline void assert_status(vnp_status status, vnp_status want) {
     if (status == want) return;
     char text[4096];

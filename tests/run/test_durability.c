@@ -264,16 +264,6 @@ static void test_foreign_databases(void **state) {
     models_close(&f.m);
 }
 
-struct stop {
-    int after;
-};
-
-static bool stop_soon(void *ctx, const struct vnp_run_progress *p) {
-    struct stop *s = ctx;
-    (void)p;
-    return s->after-- > 0;
-}
-
 /* Last: a stop request is for the whole process and for good. */
 static void test_stop(void **state) {
     (void)state;
@@ -283,8 +273,8 @@ static void test_stop(void **state) {
     assert_status(vnp_run_predict(&f.opt, &c), VNP_OK);
     scratch("stopped", f.out, sizeof f.out);
     f.opt.out = f.out;
-    struct stop s = {.after = 0};
-    f.opt.progress = stop_soon;
+    struct support_stop s = {.after = 0};
+    f.opt.progress = support_stop_soon;
     f.opt.progress_ctx = &s;
     pid_t pid = fork();
     if (pid == 0) _exit(vnp_run_predict(&f.opt, &c) == VNP_CANCELED ? 7 : 1);

@@ -388,16 +388,6 @@ static void test_orphans(void **state) {
     close_fixture(&f);
 }
 
-struct stop {
-    int after;
-};
-
-static bool stop_soon(void *ctx, const struct vnp_run_progress *p) {
-    struct stop *s = ctx;
-    (void)p;
-    return s->after-- > 0;
-}
-
 /* Grace: what hangs is given up, what is whole is committed, the next run goes on. Last, and in a
  * child: a stop request is for the whole process and for good. */
 static void test_grace(void **state) {
@@ -406,13 +396,13 @@ static void test_grace(void **state) {
     struct vnp_run_counts c;
     open_fixture(&f, "worker_grace", 2000);
     scratch("worker_out", f.out, sizeof f.out);
-    struct stop s = {.after = 3};
+    struct support_stop s = {.after = 3};
     f.opt.out = f.out;
     f.opt.n_devices = 2;
     f.opt.block_windows = 16;
     f.opt.watchdog_s = f.opt.start_s = 600;
     f.opt.grace_s = 1;
-    f.opt.progress = stop_soon;
+    f.opt.progress = support_stop_soon;
     f.opt.progress_ctx = &s;
     setenv("VNP_TEST_WORKER_FAULT", "hang:5", 1);
     double t = vnp_now_s();
