@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { DEFAULT_WINDOW = 500, CHUNK_COLUMNS = 60, ID_TAIL_BYTES = 40 };
 enum { CHUNKED, NUCLEOTIDE, PROTEIN, N_FILES };
@@ -60,6 +61,25 @@ static vnp_status files_open(struct translation *t) {
         status = vnp_outfile_open(path, &t->files[i]);
     }
     free(path);
+    return status;
+}
+
+/* All of them or none: a file that stood alone would make the repeated command refuse the folder.
+ */
+static vnp_status files_commit(struct translation *t) {
+    vnp_status status = VNP_OK;
+    int n_done = 0;
+    for (; n_done < N_FILES && status == VNP_OK; n_done += status == VNP_OK) {
+        struct vnp_outfile *f = t->files[n_done];
+        t->files[n_done] = NULL; /* commit frees it in every case */
+        status = vnp_outfile_commit(f);
+    }
+    if (status == VNP_OK) return VNP_OK;
+    for (int i = 0; i < n_done; i++) {
+        char path[4096]; /* as files_open made it: the file exists, so the name is short enough */
+        if ((size_t)snprintf(path, sizeof path, "%s/%s", t->opt->out, file_names[i]) < sizeof path)
+            (void)unlink(path);
+    }
     return status;
 }
 
@@ -148,12 +168,7 @@ static vnp_status run_translation(struct translation *t) {
         VNP_TRY(tell(t));
     }
     if (t->counts.n_records == 0) vnp_log(VNP_LOG_WARN, "run", "the input holds no record");
-    for (int i = 0; i < N_FILES; i++) {
-        struct vnp_outfile *f = t->files[i];
-        t->files[i] = NULL; /* commit frees it in every case */
-        VNP_TRY(vnp_outfile_commit(f));
-    }
-    return VNP_OK;
+    return files_commit(t);
 }
 
 vnp_status vnp_run_translate(const struct vnp_run_options *opt, struct vnp_run_counts *out) {

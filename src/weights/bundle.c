@@ -368,7 +368,9 @@ static vnp_status write_file(const struct bundle *b, const char *path, const str
         unlink(temp);
         return status;
     }
-    return sync_folder(path);
+    status = sync_folder(path);
+    if (status != VNP_OK) unlink(path); /* it might not survive a crash: let it not look finished */
+    return status;
 }
 
 vnp_status vnp_bundle_write(const char *path, const struct vnp_bundle_parts *parts) {
