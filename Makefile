@@ -3,6 +3,7 @@
 #   make            release build           build/release/virnucpro
 #   make demo       real sequences through the whole program
 #   make test       dev build, all tests; closes with "N passed, N failed, N skipped"
+#   make valgrind   the test programs under valgrind: minutes; TESTS="pool worker" picks some
 #   make install    PREFIX=/usr/local, DESTDIR honoured
 #   make bench      every bench program (see bench/)
 #   make cuda       release build with the CUDA plug-in (needs nvcc)
@@ -10,7 +11,7 @@ PREFIX ?= /usr/local
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 TESTS ?=
 
-.PHONY: all deps build-% demo test install bench cuda format clean
+.PHONY: all deps build-% demo test valgrind install bench cuda format clean
 
 all: build-release
 
@@ -28,6 +29,11 @@ demo: deps
 test: deps
 	@$(MAKE) --no-print-directory build-dev
 	@tools/run-tests build/dev $(TESTS)
+
+valgrind:
+	@tools/install-deps valgrind
+	@$(MAKE) --no-print-directory build-dev
+	@tools/run-valgrind build/dev $(TESTS)
 
 install: build-release
 	@cmake --install build/release --prefix "$(PREFIX)"

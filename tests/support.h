@@ -5,6 +5,7 @@
 #define VNP_TEST_SUPPORT_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,12 @@
 #else
 #define SUPPORT_IS_SANITIZED 0
 #endif
+
+/* A memory checker makes a program a hundred times slower: with VNP_QUICK set the heaviest tests
+ * take fewer or shorter sequences through the same code (tools/run-valgrind). */
+static inline bool support_is_quick(void) {
+    return getenv("VNP_QUICK") != NULL;
+}
 
 /* Folder of the goldens: $VNP_GOLDENS, else ../shared/goldens beside the source tree. When it is
  * absent the test is skipped with a reason, or fails where CI=true. Use at the start of a test. */

@@ -143,12 +143,16 @@ static void test_embed_golden(void **state) {
     size_t lens[MAX];
     int64_t n_cols = 0;
     snprintf(path, sizeof path, "%s/esm2/t3_d128_h2/proteins.faa", support_goldens());
-    size_t n = read_fasta(path, &text, seqs, lens, MAX);
+    size_t n_all = read_fasta(path, &text, seqs, lens, MAX), rows[MAX], n = 0;
     snprintf(path, sizeof path, "%s/esm2/t3_d128_h2/mean.npy", support_goldens());
     struct support_npy want = support_npy_load(path);
+    for (size_t i = 0; i < n_all; i++) { /* seqs[i] belongs to row rows[i] */
+        if (support_is_quick() && lens[i] > 32) continue;
+        seqs[n] = seqs[i], lens[n] = lens[i], rows[n++] = i;
+    }
     vnp_engine *engine = open_golden("t3_d128_h2", 2, 0);
     assert_int_equal(vnp_engine_embed_cols(engine, &n_cols), VNP_OK);
-    assert_int_equal(want.shape[0], n);
+    assert_int_equal(want.shape[0], n_all);
     assert_int_equal(want.shape[1], n_cols);
     float *got = malloc(n * (size_t)n_cols * sizeof *got),
           *one = malloc((size_t)n_cols * sizeof *one);
@@ -160,9 +164,9 @@ static void test_embed_golden(void **state) {
     for (size_t i = 0; i < n; i++) {
         double top = 0, worst = 0;
         for (int64_t c = 0; c < n_cols; c++) {
-            size_t k = i * (size_t)n_cols + (size_t)c;
-            top = fmax(top, fabs(r[k]));
-            worst = fmax(worst, fabs((double)got[k] - r[k]));
+            double x = r[rows[i] * (size_t)n_cols + (size_t)c];
+            top = fmax(top, fabs(x));
+            worst = fmax(worst, fabs((double)got[i * (size_t)n_cols + (size_t)c] - x));
         }
         if (!(worst <= 2e-5 * top)) fail_msg("row %zu: error %.2e of %.2e", i, worst, top);
     }
@@ -193,11 +197,21 @@ static void test_embed_golden(void **state) {
     vnp_engine_destroy(engine);
 }
 
+/* A file of one record, the first n bases of seq. */
+static const char *write_head(const char *seq, size_t n) {
+    static const char path[] = VNP_TEST_BINARY_DIR "/api_head.fa";
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fprintf(f, ">head\n%.*s\n", (int)n, seq);
+    fclose(f);
+    return path;
+}
+
 /* predict in memory and a job over the same records: the same numbers. */
 static void test_predict_memory_is_job(void **state) {
     enum { MAX = 16 };
     (void)state;
-    static const char input[] = VNP_TEST_SOURCE_DIR "/examples/sars_cov_2.fna";
+    const char *input = VNP_TEST_SOURCE_DIR "/examples/sars_cov_2.fna";
     static const char out[] = VNP_TEST_BINARY_DIR "/scratch/api_predict";
     char *text, *table;
     const char *seqs[MAX];
@@ -211,13 +225,14 @@ static void test_predict_memory_is_job(void **state) {
     o.device = "cpu";
     if (vnp_engine_create(&o, &engine) != VNP_OK) fail_msg("%s", vnp_last_error());
     size_t n = read_fasta(input, &text, seqs, lens, MAX);
+    if (support_is_quick()) input = write_head(seqs[0], lens[0] = 1500);
     vnp_result r[MAX];
     if (vnp_engine_predict(engine, r, seqs, lens, n) != VNP_OK) fail_msg("%s", vnp_last_error());
     assert_int_equal(vnp_engine_predict(NULL, r, seqs, lens, n), VNP_INVAL);
     int64_t n_cols;
     assert_int_equal(vnp_engine_embed_cols(engine, &n_cols), VNP_INVAL);
     j.kind = VNP_JOB_PREDICT;
-    j.inputs = (const char *const[]){input};
+    j.inputs = &input;
     j.n_inputs = 1;
     j.out = out;
     j.is_forced = 1;

@@ -56,6 +56,19 @@ static inline void scratch(const char *name, char *path, size_t n) {
     if (system(command) != 0) fail_msg("%s", command);
 }
 
+/* The first n_bytes of a file, whole lines, as another. */
+static inline void copy_head(const char *from, const char *to, size_t n_bytes) {
+    size_t n;
+    char *text = support_read_file(from, &n);
+    n = n_bytes < n ? n_bytes : n;
+    while (n > 0 && text[n - 1] != '\n') n--;
+    FILE *file = fopen(to, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, n, file), n);
+    fclose(file);
+    free(text);
+}
+
 static inline void assert_same_file(const char *dir_a, const char *dir_b, const char *name) {
     char path[4096];
     size_t n_a, n_b;
