@@ -201,12 +201,13 @@ VNP_API vnp_status vnp_engine_embed_cols(const vnp_engine *engine, int64_t *n_co
  *
  *  Shapes   seqs[n_seqs], lens[n_seqs]; out[n_seqs][n_cols] float, n_cols from
  *           vnp_engine_embed_cols; out_n is the number of floats in out.
- *  Units    lens in letters; case does not matter. A sequence of length 0 gets a row of NaN.
+ *  Units    lens in letters; case does not matter. A sequence without letters gets a row of NaN.
  *  Owner    caller owns everything; nothing is kept after return.
  *  Threads  several threads may call on one engine; calls take turns on its device.
- *  Returns  VNP_OK; INVAL (options, out too small, no VNP_FOR_EMBED), NOMEM, DEVICE,
- *           DEVICE_NOMEM; on error out is unspecified and the engine stays usable.
- *  Since    0.1        Source  upstream extract_feature; spec: pooling of ESM-2 and DNABERT-S
+ *  Returns  VNP_OK; INVAL (options, out too small, no VNP_FOR_EMBED, a sequence that is NULL or
+ *           of more than 2^30 letters), NOMEM, DEVICE, DEVICE_NOMEM; on error out is unspecified
+ * and the engine stays usable. Since    0.1        Source  upstream extract_feature; spec: pooling
+ * of ESM-2 and DNABERT-S
  */
 VNP_API vnp_status vnp_engine_embed(vnp_engine *engine, float *out, size_t out_n,
                                     const char *const *seqs, const size_t *lens, size_t n_seqs,
@@ -227,7 +228,8 @@ typedef struct vnp_result {
  *  Units    lens in bases; virus_score is a probability.
  *  Owner    caller owns everything; nothing is kept after return.
  *  Threads  several threads may call on one engine; calls take turns on its device.
- *  Returns  VNP_OK; INVAL (no VNP_FOR_PREDICT), NOMEM, DEVICE, DEVICE_NOMEM; on error out is
+ *  Returns  VNP_OK; INVAL (no VNP_FOR_PREDICT, a sequence that is NULL or of more than 2^40
+ *           letters), NOMEM, DEVICE (scores that are NaN, too), DEVICE_NOMEM; on error out is
  *           unspecified and the engine stays usable. For whole files a job is faster.
  *  Since    0.1        Source  upstream prediction.py
  */

@@ -25,6 +25,7 @@ static vnp_status bench_host(const vnp_bench_options *o, struct relay *relay) {
     struct vnp_api_models m;
     struct vnp_api_model_paths paths = {
         .models = o->models, .dnabert = o->dnabert, .is_partial = true};
+    if (o->inputs) VNP_TRY(vnp_api_check_paths("bench", o->inputs, o->n_inputs));
     VNP_TRY(vnp_api_models_open(&paths, &m));
     struct vnp_run_bench_options run = {.inputs = o->inputs,
                                         .n_inputs = o->n_inputs,

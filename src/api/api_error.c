@@ -108,3 +108,10 @@ vnp_status vnp_api_check_struct(const char *what, const void *p, size_t size, si
     vnp_error_hint("fill the struct with its _INIT macro, from the header of this library");
     return s;
 }
+
+vnp_status vnp_api_check_paths(const char *what, const char *const *paths, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!paths[i])
+            return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "%s: path %zu of the list is NULL", what, i);
+    return VNP_OK;
+}

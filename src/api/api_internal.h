@@ -100,7 +100,8 @@ vnp_status vnp_api_encoder_ready(struct vnp_engine *engine, struct vnp_api_encod
                                  const struct vnp_checkpoint *c, int64_t max_len) VNP_WARN_UNUSED;
 void vnp_api_encoder_drop(struct vnp_api_encoder *e);
 vnp_status vnp_api_bpe_ready(struct vnp_engine *engine, struct vnp_checkpoint *dna) VNP_WARN_UNUSED;
-/* Embeds n sequences with a ready-made choice of encoder; rows of sequences of length 0 are NaN. */
+/* Embeds n sequences with a ready-made choice of encoder; rows of sequences without letters are
+ * NaN. */
 vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder *e,
                               struct vnp_checkpoint *c, const struct vnp_encoder_want *want,
                               const char *const *seqs, const size_t *lens, size_t n,
@@ -108,6 +109,8 @@ vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder 
 const struct vnp_backend *vnp_api_host_backend(void);
 
 /* INVAL unless the struct a caller handed in is of a size and version that this library knows. */
+/* Every path of the list is there. */
+vnp_status vnp_api_check_paths(const char *what, const char *const *paths, size_t n);
 vnp_status vnp_api_check_struct(const char *what, const void *p, size_t size, size_t size_known,
                                 uint32_t version) VNP_WARN_UNUSED;
 

@@ -24,6 +24,7 @@ static vnp_status check_options(const vnp_engine *engine, const vnp_job_options 
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: kind %u is none", (unsigned)o->kind);
     if (o->n_inputs == 0 || !o->inputs || !o->out)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: no input or no output named");
+    VNP_TRY(vnp_api_check_paths("job", o->inputs, o->n_inputs));
     if (o->n_shards < 0 || o->shard_idx < 0 || o->shard_idx >= VNP_MAX(o->n_shards, 1))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "job: shard %d of %d", o->shard_idx, o->n_shards);
     if (o->n_workers < -1 || o->n_workers > VNP_API_MAX_DEVICES)
@@ -301,6 +302,7 @@ vnp_status vnp_folder_merge(const vnp_merge_options *o, vnp_job_counts *counts) 
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
                         "merge: no folders, no output, or counts of "
                         "unknown size");
+    VNP_TRY(vnp_api_check_paths("merge", o->dirs, o->n_dirs));
     struct vnp_run_merge_options m = {.dirs = o->dirs,
                                       .n_dirs = o->n_dirs,
                                       .out = o->out,

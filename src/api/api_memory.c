@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_EMBED_LETTERS = 1 << 30 }; /* tokens of a pack are counted in 32 bits */
+#define MAX_PREDICT_LETTERS ((size_t)1 << 40)
+
 /* ---- embed ---------------------------------------------------------------------------------- */
 
 /* A pack under construction; seq_of[s] is the row that pack sequence s belongs to. */
@@ -88,6 +91,13 @@ static vnp_status builder_add(struct builder *b, struct vnp_engine *engine, bool
     return VNP_OK;
 }
 
+/* Nothing but white space, which the tokenizers drop: no letter to pool over. */
+static bool is_blank(const char *seq, size_t len) {
+    size_t i = 0;
+    while (i < len && (seq[i] == ' ' || (seq[i] >= '\t' && seq[i] <= '\r'))) i++;
+    return i == len;
+}
+
 vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder *e,
                               struct vnp_checkpoint *c, const struct vnp_encoder_want *want,
                               const char *const *seqs, const size_t *lens, size_t n, float *out) {
@@ -100,7 +110,7 @@ vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder 
     VNP_TRY(builder_init(&b, engine, is_dna, e, longest));
     vnp_status s = VNP_OK;
     for (size_t i = 0; s == VNP_OK && i < n; i++) {
-        if (lens[i] == 0)
+        if (is_blank(seqs[i], lens[i]))
             for (int64_t k = 0; k < b.n_cols; k++) out[i * (size_t)b.n_cols + (size_t)k] = NAN;
         else
             s = builder_add(&b, engine, is_dna, e, want, seqs[i], lens[i], i, out);
@@ -108,6 +118,20 @@ vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder 
     if (s == VNP_OK) s = builder_flush(&b, e, want, out);
     builder_fini(&b);
     return s;
+}
+
+/* A sequence of the caller's: there, and of a length that sums with it cannot exceed. */
+static vnp_status check_seqs(const char *what, const char *const *seqs, const size_t *lens,
+                             size_t n, size_t max_len) {
+    for (size_t i = 0; i < n; i++) {
+        if (lens[i] > max_len)
+            return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                            "%s: sequence %zu has %zu letters; at most %zu", what, i, lens[i],
+                            max_len);
+        if (!seqs[i] && lens[i] > 0)
+            return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "%s: sequence %zu is NULL", what, i);
+    }
+    return VNP_OK;
 }
 
 vnp_status vnp_engine_embed_cols(const vnp_engine *engine, int64_t *n_cols) {
@@ -130,6 +154,7 @@ vnp_status vnp_engine_embed(vnp_engine *engine, float *out, size_t out_n, const 
                         out_n, n_seqs, (long long)n_cols);
     if (n_seqs > 0 && (!out || !seqs || !lens))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "embed: a pointer is NULL");
+    VNP_TRY(check_seqs("embed", seqs, lens, n_seqs, MAX_EMBED_LETTERS));
     struct vnp_encoder_want want = {.layer = o->layer, .pool = VNP_POOL_MEAN};
     if (o->pool && strcmp(o->pool, "cls") == 0)
         want.pool = VNP_POOL_CLS;
@@ -309,6 +334,7 @@ vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const 
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the engine was not made with VNP_FOR_PREDICT");
     if (n_seqs > 0 && (!out || !seqs || !lens))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "predict: a pointer is NULL");
+    VNP_TRY(check_seqs("predict", seqs, lens, n_seqs, MAX_PREDICT_LETTERS));
     vnp_status s = VNP_OK;
     pthread_mutex_lock(&e->lock);
     if (!e->classifier) {

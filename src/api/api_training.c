@@ -44,6 +44,8 @@ static vnp_status check_options(const vnp_engine *engine, const vnp_training_opt
     if (!o->virus || !o->n_virus || !o->other || !o->n_other || !o->out)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
                         "training: files of both classes and an output are needed");
+    VNP_TRY(vnp_api_check_paths("training", o->virus, o->n_virus));
+    VNP_TRY(vnp_api_check_paths("training", o->other, o->n_other));
     if (o->optimizer && strcmp(o->optimizer, "sgd") != 0 && strcmp(o->optimizer, "adamw") != 0)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the optimizer is 'sgd' or 'adamw', not '%s'",
                         o->optimizer);

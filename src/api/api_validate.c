@@ -489,6 +489,7 @@ vnp_status vnp_model_validate(const vnp_validate_options *o, vnp_bench_callback 
     VNP_TRY(vnp_api_check_struct("validate", o, o ? o->size : 0, sizeof *o, o ? o->version : 0));
     if (!fn || !o->inputs || o->n_inputs < 1)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "validate: no input, or nobody to report to");
+    VNP_TRY(vnp_api_check_paths("validate", o->inputs, o->n_inputs));
     VNP_TRY(vnp_api_devices_choose(o->device, NULL, o->n_threads, &v.devices));
     vnp_status s = open_models(&v);
     if (s == VNP_OK) s = validate_all(&v);

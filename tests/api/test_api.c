@@ -85,7 +85,12 @@ static void test_bad_options(void **state) {
     assert_int_equal(vnp_job_create(NULL, &j, &job), VNP_INVAL);
     j.kind = VNP_JOB_PREDICT, j.inputs = (const char *const[]){"x"}, j.n_inputs = 1, j.out = "y";
     assert_int_equal(vnp_job_create(NULL, &j, &job), VNP_INVAL); /* no engine */
-    j.kind = VNP_JOB_TRANSLATE, j.shard_idx = 3, j.n_shards = 3;
+    j.kind = VNP_JOB_TRANSLATE, j.inputs = (const char *const[]){NULL};
+    assert_int_equal(vnp_job_create(NULL, &j, &job), VNP_INVAL);
+    vnp_merge_options m = VNP_MERGE_OPTIONS_INIT;
+    m.dirs = (const char *const[]){NULL}, m.n_dirs = 1, m.out = "y";
+    assert_int_equal(vnp_folder_merge(&m, NULL), VNP_INVAL);
+    j.inputs = (const char *const[]){"x"}, j.shard_idx = 3, j.n_shards = 3;
     assert_int_equal(vnp_job_create(NULL, &j, &job), VNP_INVAL);
     assert_int_equal(vnp_job_run(NULL), VNP_INVAL);
     assert_null(job);
@@ -184,10 +189,23 @@ static void test_embed_golden(void **state) {
     o.layer = -1, o.pool = "median";
     assert_int_equal(vnp_engine_embed(engine, got, n * (size_t)n_cols, seqs, lens, n, &o),
                      VNP_INVAL);
+    const char *const bad[] = {seqs[0], NULL};
+    const size_t bad_lens[] = {lens[0], 3}, wild_lens[] = {lens[0], SIZE_MAX};
+    o.pool = NULL;
+    assert_int_equal(vnp_engine_embed(engine, got, n * (size_t)n_cols, bad, bad_lens, 2, &o),
+                     VNP_INVAL);
+    assert_int_equal(vnp_engine_embed(engine, got, n * (size_t)n_cols, seqs, wild_lens, 2, &o),
+                     VNP_INVAL);
     o.pool = "cls";
     const size_t none = 0;
     assert_int_equal(vnp_engine_embed(engine, one, (size_t)n_cols, seqs, &none, 1, &o), VNP_OK);
     assert_true(isnan(one[0]) && isnan(one[n_cols - 1]));
+    const char *const blank = " \n\t";
+    const size_t n_blank = 3;
+    one[0] = 0;
+    assert_int_equal(vnp_engine_embed(engine, one, (size_t)n_cols, &blank, &n_blank, 1, NULL),
+                     VNP_OK);
+    assert_true(isnan(one[0]));
     assert_int_equal(vnp_engine_embed(engine, NULL, 0, NULL, NULL, 0, &o), VNP_OK);
     free(got);
     free(one);
