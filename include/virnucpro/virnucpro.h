@@ -225,7 +225,7 @@ typedef struct vnp_result {
 /** Predicts records in memory: windows, open frames, both encoders, classifier.
  *
  *  Shapes   seqs[n_seqs], lens[n_seqs]; out[n_seqs], row s belongs to seqs[s].
- *  Units    lens in bases; virus_score is a probability.
+ *  Units    lens in bases, white space between them does not count; virus_score is a probability.
  *  Owner    caller owns everything; nothing is kept after return.
  *  Threads  several threads may call on one engine; calls take turns on its device.
  *  Returns  VNP_OK; INVAL (no VNP_FOR_PREDICT, a sequence that is NULL or of more than 2^40

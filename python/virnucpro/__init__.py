@@ -13,8 +13,10 @@ The library is the file named by $VIRNUCPRO_LIBRARY, else libvirnucpro.so.0 wher
 finds it. One engine may be used by several threads; the interpreter's lock is free meanwhile.
 """
 import collections
+import contextlib
 import ctypes
 import os
+import threading
 
 import numpy
 
@@ -132,6 +134,10 @@ def _sequences(seqs):
     """Arrays of pointers and lengths; the first item keeps the bytes alive."""
     if isinstance(seqs, (str, bytes)):
         raise TypeError("a list of sequences is wanted, not one sequence")
+    seqs = list(seqs)
+    for i, s in enumerate(seqs):
+        if not isinstance(s, (str, bytes)):
+            raise TypeError(f"sequence {i} is of type {type(s).__name__}; str or bytes is wanted")
     # a letter that is not ASCII becomes "?", which the tokenizers count as unknown
     data = [s if isinstance(s, bytes) else s.encode("ascii", "replace") for s in seqs]
     return data, (_c_str * len(data))(*data), (_c_size * len(data))(*map(len, data))
@@ -156,6 +162,9 @@ def load(models=None, *, model=None, esm=None, dnabert=None, classifier=None, de
     precision                  "auto", "fp32", "bf16", "fp16", "fp8", "int8"
     threads, window, tokens    0: chosen by the library
     """
+    for name, value, most in (("threads", threads, 2**31 - 1), ("window", window, 2**31 - 1), ("tokens", tokens, 2**63 - 1)):
+        if not -most <= value <= most:  # ctypes would cut it to size
+            raise ValueError(f"{name} is {value}")
     is_predict = model is None or any(x is not None for x in (models, esm, dnabert, classifier))
     options = _EngineOptions(
         size=ctypes.sizeof(_EngineOptions), version=_API_VERSION,
@@ -172,13 +181,36 @@ class Engine:
     """Models on a device; made by load(). Close it, or use it in a with statement."""
 
     def __init__(self, handle):
-        self._handle = handle
+        self._handle, self._n_calls, self._is_closed = handle, 0, False
+        self._lock = threading.Lock()
 
     def close(self):
-        """Frees models and devices. No other call may be under way."""
-        handle, self._handle = self._handle, None
+        """Frees models and devices, once the calls of other threads that are under way have ended."""
+        with self._lock:
+            self._is_closed = True
+        self._free_unused()
+
+    def _free_unused(self):
+        with self._lock:
+            handle = self._handle if self._is_closed and self._n_calls == 0 else None
+            if handle:
+                self._handle = None
         if handle:
             _lib.vnp_engine_destroy(handle)
+
+    @contextlib.contextmanager
+    def _open(self):
+        """The handle for a call; it is not freed meanwhile."""
+        with self._lock:
+            if self._is_closed:
+                raise ValueError("the engine is closed")
+            self._n_calls += 1
+        try:
+            yield self._handle
+        finally:
+            with self._lock:
+                self._n_calls -= 1
+            self._free_unused()
 
     def __enter__(self):
         return self
@@ -190,18 +222,14 @@ class Engine:
         if getattr(self, "_handle", None):
             self.close()
 
-    def _open(self):
-        if not self._handle:
-            raise ValueError("the engine is closed")
-        return self._handle
-
     @property
     def info(self):
         """Device, precision, models and sizes, as an Info."""
         info = _EngineInfo(size=ctypes.sizeof(_EngineInfo))
-        _check(_lib.vnp_engine_info_get(self._open(), ctypes.byref(info)))
-        return Info(_text(info.device), _text(info.precision), _text(info.why), _text(info.models), _text(info.note),
-                    bool(info.is_bundled), info.window_bp, info.n_dna, info.n_protein)
+        with self._open() as handle:
+            _check(_lib.vnp_engine_info_get(handle, ctypes.byref(info)))
+            return Info(_text(info.device), _text(info.precision), _text(info.why), _text(info.models),
+                        _text(info.note), bool(info.is_bundled), info.window_bp, info.n_dna, info.n_protein)
 
     def embed(self, seqs, layer=-1, pool="mean"):
         """Embeds a list of sequences (str or bytes): float32 array, a row for each, in order.
@@ -209,20 +237,22 @@ class Engine:
         layer -1 is the last one; pool is "mean" or "cls". An empty sequence has a row of NaN.
         """
         n_cols = _c_i64()
-        _check(_lib.vnp_engine_embed_cols(self._open(), ctypes.byref(n_cols)))
         data, pointers, lens = _sequences(seqs)
-        out = numpy.empty((len(data), n_cols.value), dtype=numpy.float32)
         options = _EmbedOptions(size=ctypes.sizeof(_EmbedOptions), version=_API_VERSION, layer=layer,
                                 pool=pool.encode())
-        if data:
-            _check(_lib.vnp_engine_embed(self._open(), out.ctypes.data, out.size, pointers, lens, len(data),
-                                         ctypes.byref(options)))
+        with self._open() as handle:
+            _check(_lib.vnp_engine_embed_cols(handle, ctypes.byref(n_cols)))
+            out = numpy.empty((len(data), n_cols.value), dtype=numpy.float32)
+            if data:
+                _check(_lib.vnp_engine_embed(handle, out.ctypes.data, out.size, pointers, lens, len(data),
+                                             ctypes.byref(options)))
         return out
 
     def predict(self, seqs):
         """Predicts a list of DNA records (str or bytes): a list of Result, in order."""
         data, pointers, lens = _sequences(seqs)
         out = (_Result * len(data))()
-        if data:
-            _check(_lib.vnp_engine_predict(self._open(), out, pointers, lens, len(data)))
+        with self._open() as handle:
+            if data:
+                _check(_lib.vnp_engine_predict(handle, out, pointers, lens, len(data)))
         return [Result(_CALLS[r.call], r.virus_score, r.n_windows, r.n_scored, r.n_frames, r.n_virus) for r in out]

@@ -91,10 +91,14 @@ static vnp_status builder_add(struct builder *b, struct vnp_engine *engine, bool
     return VNP_OK;
 }
 
+static bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 /* Nothing but white space, which the tokenizers drop: no letter to pool over. */
 static bool is_blank(const char *seq, size_t len) {
     size_t i = 0;
-    while (i < len && (seq[i] == ' ' || (seq[i] >= '\t' && seq[i] <= '\r'))) i++;
+    while (i < len && is_space(seq[i])) i++;
     return i == len;
 }
 
@@ -328,6 +332,20 @@ static vnp_status predict_one(struct vnp_engine *e, const char *seq, size_t len,
     return s;
 }
 
+/* The record as a file's reader gives it: white space belongs to no window. */
+static vnp_status predict_text(struct vnp_engine *e, const char *seq, size_t len, vnp_result *r) {
+    size_t n = 0, n_spaces = 0;
+    for (size_t i = 0; i < len; i++) n_spaces += is_space(seq[i]);
+    if (n_spaces == 0) return predict_one(e, seq, len, r);
+    char *letters = malloc(len);
+    if (!letters) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for a record");
+    for (size_t i = 0; i < len; i++)
+        if (!is_space(seq[i])) letters[n++] = seq[i];
+    vnp_status s = predict_one(e, letters, n, r);
+    free(letters);
+    return s;
+}
+
 vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const *seqs,
                               const size_t *lens, size_t n_seqs) {
     if (!e || !(e->purpose & VNP_FOR_PREDICT))
@@ -345,7 +363,7 @@ vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const 
             s = vnp_classifier_create(host, e->host_device, e->models.classifier, &e->classifier);
     }
     for (size_t i = 0; s == VNP_OK && i < n_seqs; i++)
-        s = predict_one(e, seqs[i], lens[i], &out[i]);
+        s = predict_text(e, seqs[i], lens[i], &out[i]);
     pthread_mutex_unlock(&e->lock);
     return s;
 }

@@ -57,6 +57,20 @@ def errors(models):
             raise SystemExit("no exception")
         except kind:
             pass
+    for wrong in (lambda: engine.predict([None]), lambda: engine.predict(["ACGT", 3])):
+        try:
+            wrong()
+            raise SystemExit("no exception")
+        except TypeError as e:
+            assert "str or bytes" in str(e), e
+    try:
+        virnucpro.load(models=models, device="cpu", threads=2**32)
+        raise SystemExit("no exception")
+    except ValueError:
+        pass
+    record = "ATGGCTGCTAAAGGTGCTGCAGGTCGTAAACGTGCT" * 30
+    lines = "\n".join(record[i:i + 60] for i in range(0, len(record), 60)) + "\r\n"
+    assert engine.predict([record]) == engine.predict([lines])
     assert engine.predict(["ACGT" * 100])[0].n_windows == 1  # still usable
     engine.close()
     engine.close()
@@ -89,6 +103,25 @@ def embed(model, fasta, npy):
             t.join()
         for i in range(4):
             assert parts[i].tobytes() == due[i::4].tobytes()
+    # closed under calls: they end well, or never began
+    engine = virnucpro.load(model=model, device="cpu", precision="fp32")
+    ended = []
+
+    def until_closed():
+        try:
+            while True:
+                assert engine.embed(seqs[:4]).tobytes() == due[:4].tobytes()
+        except ValueError:
+            ended.append(True)
+
+    threads = [threading.Thread(target=until_closed) for _ in range(3)]
+    for t in threads:
+        t.start()
+    engine.embed(seqs[:1])
+    engine.close()
+    for t in threads:
+        t.join()
+    assert len(ended) == 3
 
 
 {"predict": predict, "errors": errors, "embed": embed}[sys.argv[1]](*sys.argv[2:])
