@@ -384,7 +384,7 @@ static vnp_status pop_items(struct vnp_pickle *p, int n_fixed, value ***items, s
 /* APPENDS, ADDITEMS, SETITEMS and their kin: items above the container. */
 static vnp_status fill(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_fixed) {
     value **items = NULL, *v = NULL;
-    size_t n;
+    size_t n = 0;
     VNP_TRY(pop_items(p, n_fixed, &items, &n));
     if (kind == VNP_PK_DICT && n % 2) return bad(p, "a key without a value");
     VNP_TRY(top_of_kind(p, kind, &v));
@@ -394,7 +394,7 @@ static vnp_status fill(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_fi
 
 static vnp_status push_sequence(struct vnp_pickle *p, enum vnp_pickle_kind kind, int n_fixed) {
     value **items = NULL, *v = NULL;
-    size_t n;
+    size_t n = 0;
     VNP_TRY(pop_items(p, n_fixed, &items, &n));
     if (kind == VNP_PK_DICT && n % 2) return bad(p, "a key without a value");
     VNP_TRY(new_value(p, kind, &v));
