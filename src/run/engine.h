@@ -374,7 +374,7 @@ vnp_status vnp_run_setup_workers(struct run_setup *s,
 /* Removes an output of an earlier run, and its ids, before a forced one: what the new run does not
  * write must not look like its own. Never a file that is read. */
 void vnp_run_setup_clear(const struct vnp_run_options *opt, const char *output);
-enum { RUN_N_PREDICT_NAMES = 6 };
+enum { RUN_N_PREDICT_NAMES = 7 };
 extern const char *const vnp_run_predict_names[RUN_N_PREDICT_NAMES]; /* files in its folder */
 /* outputs: final names that may exist only together with their run database. */
 vnp_status vnp_run_setup_ledger(struct run_setup *s, const char *const *outputs,

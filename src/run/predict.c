@@ -130,7 +130,8 @@ const char *const vnp_run_predict_names[RUN_N_PREDICT_NAMES] = {
     "contigs.tsv",
     "virus.fna",
     "summary.json",
-    "embeddings.npy"};
+    "embeddings.npy", /* when asked for */
+    "report.html"};   /* of `report`, about this run alone */
 
 static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     enum { N_NAMES = RUN_N_PREDICT_NAMES };
@@ -150,7 +151,7 @@ static vnp_status predict(struct run_setup *s, struct vnp_run_counts *counts) {
     snprintf(s->e.path_status, sizeof s->e.path_status, "%s/run.status.json", s->opt->out);
     VNP_TRY(vnp_run_setup_ledger(s, paths, N_NAMES));
     bool was_complete = vnp_ledger_state_get(s->e.ledger) == VNP_LEDGER_COMPLETE;
-    size_t n_files = N_NAMES - !s->e.is_rows_kept;
+    size_t n_files = 5 + s->e.is_rows_kept;
     VNP_TRY(compute(s));
     if (!was_complete) return export_all(s, paths[4], counts);
     counts->was_complete = true;

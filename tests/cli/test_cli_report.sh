@@ -61,6 +61,8 @@ check "nothing written" test ! -e half/report.html
 expect "output folder missing" 74 "nowhere/r.html" report run -o nowhere/r.html
 echo rubbish >half/run.db
 expect "a damaged database" 74 "half/run.db" report half
+expect "another run by force" 0 "" predict names.fna -o names -q --force
+check "the old report went" test ! -e names/report.html
 rm run/summary.json
 expect "without summary.json it says less" 0 "" report run
 check "less, and right" $slow run/report.html run parts/chunked.fa all.fna
