@@ -91,6 +91,9 @@ static inline bool vnp_size_mul(size_t a, size_t b, size_t *out) {
 static inline bool vnp_size_add(size_t a, size_t b, size_t *out) {
     return !__builtin_add_overflow(a, b, out);
 }
+/* false when a JSON text has more values than any file that is read (2^21): parsing it would cost
+ * gigabytes. It need not be valid. */
+bool vnp_json_is_modest(const char *text, size_t n);
 /* Seconds of a monotonic clock. */
 double vnp_now_s(void);
 

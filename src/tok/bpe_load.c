@@ -359,6 +359,11 @@ static vnp_status read_all(struct vnp_bpe *b, json_t *root) {
 vnp_status vnp_bpe_load(const char *json, size_t n_bytes, const char *path, struct vnp_bpe **out) {
     json_error_t at;
     *out = NULL;
+    if (!vnp_json_is_modest(json, n_bytes)) {
+        (void)refuse(VNP_FORMAT, "JSON of too many values");
+        vnp_error_at(path, -1, -1, NULL);
+        return VNP_FORMAT;
+    }
     json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES, &at);
     if (!root) {
         vnp_status s = refuse(VNP_FORMAT, "not JSON: %s", at.text);

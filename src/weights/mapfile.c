@@ -40,7 +40,8 @@ static struct vnp_hash128 stamp_of(const struct stat *st) {
 
 vnp_status vnp_mapping_open(const char *path, struct vnp_mapping **out) {
     *out = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* a pipe that nobody writes to must not hold up the refusal below */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return fail_open(path, errno);
     struct stat st;
     vnp_status status = VNP_OK;

@@ -29,6 +29,9 @@ static vnp_status join(char *out, size_t n, const char *folder, const char *name
 vnp_status vnp_json_parse(const char *text, size_t n, const char *file, int64_t off_base,
                           const char *what, json_t **out) {
     json_error_t e;
+    *out = NULL;
+    if (!vnp_json_is_modest(text, n))
+        return vnp_bad(VNP_UNSUPPORTED, file, -1, NULL, "%s JSON of too many values", what);
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     if (*out) return VNP_OK;
     /* jansson says nothing at all when an allocation fails */

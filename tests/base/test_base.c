@@ -34,6 +34,23 @@ static void test_hash_is_xxh3(void **state) {
     assert_string_equal(hex, "99aa06d3014798d86001c324468d497f"); /* XXH3_128bits of nothing */
 }
 
+/* Values count, what stands in strings does not, quoted quotes included. */
+static void test_json_is_modest(void **state) {
+    (void)state;
+    static const char head[] = "[\"a,b\\\",[[\"";
+    enum { MOST = 1 << 21 };
+    size_t n_head = sizeof head - 1, n = n_head + MOST;
+    char *text = malloc(n);
+    memset(text, ',', n);
+    memcpy(text, head, n_head);
+    assert_true(vnp_json_is_modest(text, n - 1));
+    assert_false(vnp_json_is_modest(text, n));
+    memset(text + n_head, '1', MOST);
+    assert_true(vnp_json_is_modest(text, n));
+    assert_true(vnp_json_is_modest("", 0));
+    free(text);
+}
+
 struct count {
     int64_t n_tasks;
     int *seen;
@@ -65,6 +82,7 @@ int main(void) {
         cmocka_unit_test(test_error_keeps_first_place),
         cmocka_unit_test(test_status_names),
         cmocka_unit_test(test_hash_is_xxh3),
+        cmocka_unit_test(test_json_is_modest),
         cmocka_unit_test(test_pool_runs_each_task_once),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -76,6 +76,14 @@ expect "tokenizer cut" 78 "cut/tokenizer.json: line .* not JSON" embed dna.fa -o
 expect "tokenizer of another model" 78 "other/tokenizer.json: .* up to 4096, .* only 4096 rows" embed dna.fa -o c.npy --model other
 expect "convert looks at the tokenizer" 78 "other/tokenizer.json" model convert --dnabert other -o c.safetensors
 check "convert wrote nothing then" test ! -e c.safetensors
+mkfifo model.fifo
+expect "model is a pipe nobody writes to" 78 "model.fifo: is no regular file" model info model.fifo
+python3 - <<'PY'
+import struct
+text = b'{"a": [' + b"[]," * 2100000 + b"1]}"
+open("nested.safetensors", "wb").write(struct.pack("<Q", len(text)) + text)
+PY
+expect "header of millions of values" 78 "nested.safetensors: .* JSON of too many values" model info nested.safetensors
 expect "model info of no model" 78 "" model info odd.faa
 expect "model info --json" 0 "" model info --json "$m/model.pt" "$tiny"
 check "model info --json is JSON" python3 -c 'import json; a = json.load(open("out")); assert len(a) == 4 and a[0]["layers"] == 3, a'
