@@ -35,6 +35,7 @@ struct vnp_cpu_epilogue_args {
     void *out;         /* [rows][ld_out] f32 or bf16 */
     int64_t n_rows, n_cols, ld_tile, ld_out;
     bool is_bf16;
+    bool is_streamed; /* NONE to f32: out will have left the caches before anyone reads it */
 };
 
 #define VNP_CPU_KEY_BLOCK 512   /* keys of a pass of attention */
@@ -103,7 +104,7 @@ typedef void vnp_cpu_pack_fn(const struct vnp_cpu_pack_args *a);
 #endif
 #define VNP_CPU_ROWS_embed(X) VNP_CPU_ROWS_PLAIN(X, embed)
 #define VNP_CPU_ROWS_norm(X) VNP_CPU_ROWS_PLAIN(X, norm)
-#define VNP_CPU_ROWS_epilogue(X) VNP_CPU_ROWS_PLAIN(X, epilogue)
+#define VNP_CPU_ROWS_epilogue(X) VNP_CPU_ROWS_BF16(X, epilogue)
 #define VNP_CPU_ROWS_attention(X) VNP_CPU_ROWS_PLAIN(X, attention)
 #define VNP_CPU_ROWS_attention_bf16(X) VNP_CPU_ROWS_BF16(X, attention_bf16)
 #define VNP_CPU_ROWS_pool(X) VNP_CPU_ROWS_PLAIN(X, pool)

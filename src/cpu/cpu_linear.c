@@ -18,6 +18,7 @@
 #define SUPER_BYTES                                                                                \
     (12 << 20)        /* of operand rows that all chunks pass over: a shared cache's part */
 #define TASK_BLOCKS 4 /* blocks of rows a task takes at most */
+#define STREAM_BYTES (8 << 20) /* of a result that no cache keeps for its reader */
 #define HUGE_BYTES ((size_t)4 << 20)
 
 struct vnp_linear {
@@ -256,6 +257,7 @@ struct product {
     const struct vnp_tensor *out;
     int64_t super_rows, task_rows; /* rows all chunks pass over; rows of a task */
     int64_t tasks_per_super, tasks_per_chunk;
+    bool is_streamed;
     _Atomic int failure; /* a dnnl status; any thread writes, the caller reads after */
 };
 
@@ -315,6 +317,7 @@ static void product_task(void *ctx, int64_t task, int thread) {
             .ld_tile = n_cols,
             .ld_out = p->out->ld,
             .is_bf16 = is_bf16,
+            .is_streamed = p->is_streamed,
         };
         p->dev->kernels.epilogue(&args);
         row += n;
@@ -341,6 +344,8 @@ vnp_status vnp_cpu_linear(struct vnp_exec *ex, const struct vnp_linear *w, enum 
     p.task_rows = VNP_MAX(VNP_MIN(n_blocks / (8 * n_threads), TASK_BLOCKS), 1) * height;
     p.tasks_per_chunk = (p.super_rows + p.task_rows - 1) / p.task_rows;
     p.tasks_per_super = p.tasks_per_chunk * w->n_chunks;
+    p.is_streamed = epi == VNP_EPI_NONE && out->dtype == VNP_F32 &&
+                    (size_t)(a->rows * out->cols) * sizeof(float) > STREAM_BYTES;
     const int64_t n_supers = (a->rows + p.super_rows - 1) / p.super_rows;
     vnp_cpu_run(ex->dev, n_supers * p.tasks_per_super, product_task, &p);
     if (p.failure)

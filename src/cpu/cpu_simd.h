@@ -39,6 +39,26 @@ VF_INLINE vf vf_load(const float *p) {
 VF_INLINE void vf_store(float *p, vf v) {
     *(vf_any *)p = (vf_any)v;
 }
+/* A store that reads no line from memory and leaves none in the caches, where p is aligned to the
+ * vector and the machine has one; vf_stream_end before others may look. */
+VF_INLINE void vf_stream(float *p, vf v) {
+#if W >= 8
+    if ((uintptr_t)p % sizeof(vf) == 0) {
+#if W == 16
+        _mm512_stream_ps(p, (__m512)v);
+#else
+        _mm256_stream_ps(p, (__m256)v);
+#endif
+        return;
+    }
+#endif
+    vf_store(p, v);
+}
+VF_INLINE void vf_stream_end(void) {
+#if W >= 8
+    _mm_sfence();
+#endif
+}
 VF_INLINE vu vu_load(const uint32_t *p) {
     return (vu) * (const vu_any *)p;
 }
@@ -135,6 +155,16 @@ VF_INLINE vf vf_max(vf a, vf b) {
     return vf_select_lt(b, a, a, b);
 #endif
 }
+/* a < b ? a : b, so that a NaN in b passes. */
+VF_INLINE vf vf_min(vf a, vf b) {
+#if W == 16
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif W == 8
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vf_select_lt(a, b, a, b);
+#endif
+}
 VF_INLINE vf vf_abs(vf a) {
     return (vf)((vu)a & vu_set1(0x7fffffffu));
 }
@@ -191,18 +221,23 @@ VF_INLINE vf vf_exp(vf x) {
     return vf_select_lt(x, lowest, vf_set1(0.0f), p * scale);
 }
 
+/* x = n + r, |r| <= 1/2, n whole and -126 <= n <= 127: 2^n, and r. */
+VF_INLINE vf vf_exp2_split(vf x, vf *r) {
+    const vf magic = vf_set1(12582912.0f);
+    vf t = x + magic;
+    *r = x - (t - magic);
+    return (vf)(((vu)t << 23) + vu_set1(0x3f800000u));
+}
+
 /* 2^x for x <= 0, within 2.7e-6: for values that BF16 (2e-3) takes next. Below -126 it is 0; NaN
  * stays. The polynomial is a minimax of our own, exact range reduction. */
 VF_INLINE vf vf_exp2_coarse(vf x) {
-    const vf magic = vf_set1(12582912.0f);
-    vf t = x + magic;
-    vf r = x - (t - magic);
+    vf r, scale = vf_exp2_split(x, &r);
     vf p = vf_set1(0.009570102207f);
     p = vf_fma(p, r, vf_set1(0.05591785908f));
     p = vf_fma(p, r, vf_set1(0.2402474433f));
     p = vf_fma(p, r, vf_set1(0.6931217909f));
     p = vf_fma(p, r, vf_set1(0.9999992847f));
-    vf scale = (vf)(((vu)t << 23) + vu_set1(0x3f800000u));
     return vf_zero_lt(x, vf_set1(-126.0f), p * scale);
 }
 
@@ -231,6 +266,32 @@ VF_INLINE vf vf_gelu(vf x) {
     vf pos = vf_fma(zero - x, tail, x);
     pos = vf_select_lt(vf_set1(13.5f), x, x, pos);
     return vf_select_lt(x, zero, neg, pos);
+}
+
+/* The same for values that BF16 takes next: max(x, 0) - |x| 2^L(|x|), where L is log2 of the normal
+ * distribution's tail, a polynomial of our own. Of the tail 6e-7 or 5e-4 of itself, whichever is
+ * less; from |x| = 13 on it is 0. */
+VF_INLINE vf vf_gelu_coarse(vf x) {
+    const vf zero = vf_set1(0.0f);
+    vf a = vf_min(vf_set1(13.3f), vf_abs(x));
+    vf l = vf_set1(3.994932e-08f);
+    l = vf_fma(l, a, vf_set1(-2.3974023e-06f));
+    l = vf_fma(l, a, vf_set1(6.153318e-05f));
+    l = vf_fma(l, a, vf_set1(-0.00089446607f));
+    l = vf_fma(l, a, vf_set1(0.00830241f));
+    l = vf_fma(l, a, vf_set1(-0.053535894f));
+    l = vf_fma(l, a, vf_set1(-0.4588104f));
+    l = vf_fma(l, a, vf_set1(-1.1511575f));
+    l = vf_fma(l, a, vf_set1(-0.9999992f));
+    vf r, scale = vf_exp2_split(l, &r);
+    vf p = vf_set1(0.001327647217f); /* 7.5e-8 */
+    p = vf_fma(p, r, vf_set1(0.009675541331f));
+    p = vf_fma(p, r, vf_set1(0.05550713273f));
+    p = vf_fma(p, r, vf_set1(0.2402211972f));
+    p = vf_fma(p, r, vf_set1(0.6931469671f));
+    p = vf_fma(p, r, vf_set1(1.000000072f));
+    vf tail = vf_zero_lt(l, vf_set1(-126.0f), p * scale);
+    return vf_fma(zero - a, tail, vf_max(zero, x));
 }
 
 /* ---- BF16: the upper half of an FP32, round to nearest even; NaN stays NaN --------------------

@@ -11,8 +11,9 @@ set(cpu_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf
 set(cpu_flags_avx512bf16 ${cpu_flags_avx512} -mavx512bf16)
 foreach(isa IN LISTS cpu_isas)
   set(sources ${cpu_kernel_sources})
-  if(isa STREQUAL avx512bf16) # differs from avx512 in attention alone
-    set(sources ${PROJECT_SOURCE_DIR}/src/cpu/kernels/cpu_attention.c)
+  if(isa STREQUAL avx512bf16) # differs from avx512 here alone
+    set(sources ${PROJECT_SOURCE_DIR}/src/cpu/kernels/cpu_attention.c
+                ${PROJECT_SOURCE_DIR}/src/cpu/kernels/cpu_epilogue.c)
   endif()
   add_library(room_cpu_${isa} OBJECT ${sources})
   target_link_libraries(room_cpu_${isa} PRIVATE vnp_flags vnp_deps)

@@ -1237,6 +1237,12 @@ static void suite_linear_cases(struct suite *s) {
     }
 }
 
+static void suite_linear_cases_large(struct suite *s) {
+    /* 8.5 MB of FP32, more than caches keep: results may be written another way */
+    suite_linear(s, (struct suite_linear_case){520, 16, 4104, VNP_EPI_NONE, VNP_SITE_ATTN_IN,
+                                               VNP_SITE_QKV, 3, true, VNP_F16});
+}
+
 static void suite_attention_cases(struct suite *s) {
     static const int small[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
     static const int tiles[] = {33, 1, 31, 32, 64, 2, 63, 65, 1, 127, 128, 129};
@@ -1295,6 +1301,7 @@ static int op_suite_run(const struct op_suite_config *config, int *n_passed, int
     suite_refusals(&s);
     suite_rows_cases(&s);
     suite_linear_cases(&s);
+    suite_linear_cases_large(&s);
     suite_attention_cases(&s);
     suite_company(&s, 64, 2, 128, false);
     suite_company(&s, 96, 6, 384, true);
