@@ -110,7 +110,7 @@ static vnp_status exec_create(struct vnp_device *dev, const struct vnp_exec_limi
     size_t n_tokens = (size_t)limits->max_tokens, n_cols = (size_t)limits->max_cols;
     size_t n_heads = n_tokens * n_cols * sizeof(float);
     /* a thread's products and rounded rows of a linear; its scores and sums in attention */
-    size_t n_linear = VNP_REF_ROWS * (n_cols + VNP_REF_COLS) * (sizeof(double) + sizeof(float));
+    size_t n_linear = (n_cols + VNP_REF_COLS) * (2 * VNP_REF_ROWS * sizeof(double) + sizeof(float));
     size_t n_attention = (n_tokens + 2 * n_cols) * sizeof(double);
     ex->dev = dev;
     ex->limits = *limits;

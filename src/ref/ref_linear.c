@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // out = epilogue(a W^T + b), FP64 sums in the order k = 0, 1, .. K-1 for every output, so that an
-// output depends on its row and its weights alone. The weight is kept transposed: neighbouring
-// outputs are then neighbouring in memory and one row of W^T serves all the outputs of a tile.
+// output depends on its row and its weights alone. The weight is kept in transposed panels of COLS
+// outputs, [n_in][COLS]: neighbouring outputs are then neighbouring in memory.
 #include "ref/ref_room.h"
 
 #include <math.h>
@@ -9,6 +9,10 @@
 
 #define ROWS VNP_REF_ROWS
 #define COLS VNP_REF_COLS
+
+/* Eight neighbours, at any address. */
+typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
+typedef double doubles __attribute__((vector_size(64), aligned(8), may_alias));
 
 double vnp_ref_gelu(double x) {
     return 0.5 * x * (1.0 + erf(x * 0.70710678118654752440));
@@ -26,8 +30,7 @@ int64_t vnp_ref_linear_bytes(const struct vnp_linear *w) {
     return (w->n_in + 1) * w->ld * (int64_t)sizeof(float);
 }
 
-/* Fills the columns of W^T and the bias from the parts, one output channel at a time; row [2][K].
- */
+/* Fills the panels and the bias from the parts, one output channel at a time; row [K]. */
 static void fill(const struct vnp_device *dev, const struct vnp_linear_desc *d,
                  struct vnp_linear *w, float *row) {
     int64_t j = 0;
@@ -39,7 +42,8 @@ static void fill(const struct vnp_device *dev, const struct vnp_linear_desc *d,
         for (int64_t r = 0; r < v->rows; r++, j++) {
             vnp_convert_to_f32(v->dtype, (const char *)v->data + (size_t)r * n_bytes, v->cols, row);
             vnp_ref_round(dev->rounding, v->cols, row, row);
-            for (int64_t k = 0; k < v->cols; k++) w->weight[k * w->ld + j] = row[k];
+            float *panel = w->weight + j / COLS * COLS * w->n_in;
+            for (int64_t k = 0; k < v->cols; k++) panel[k * COLS + j % COLS] = row[k];
         }
     }
 }
@@ -75,42 +79,46 @@ vnp_status vnp_ref_linear_create(struct vnp_device *dev, const struct vnp_linear
     return VNP_OK;
 }
 
-/* sums[r][j] = sum over k of a[r][k] * wt[k][j] for ROWS rows and COLS outputs.
- * The same source for every instruction set: products and sums stay separate, so the bits agree. */
+/* sums[r][j] = sum over k of a[r][k] * panel[k][j] for ROWS rows and COLS outputs. n_side rows are
+ * summed at a time, what the instruction set has registers for; in vectors, since the compiler
+ * keeps plain sums in memory, at half the speed.
+ * The same source for every instruction set, and the bits agree though some contract the product
+ * and the sum (room.cmake): a product of two FP32 values is exact in FP64. */
 static inline __attribute__((always_inline)) void
-tile_sums(int64_t n_in, const float *a, const float *wt, int64_t ld, double *sums) {
-    for (int half = 0; half < COLS; half += COLS / 4) {
-        double acc[ROWS / 2][COLS / 4];
-        for (int top = 0; top < ROWS; top += ROWS / 2) {
-            for (int r = 0; r < ROWS / 2; r++)
-                for (int j = 0; j < COLS / 4; j++) acc[r][j] = 0;
-            for (int64_t k = 0; k < n_in; k++)
-                for (int r = 0; r < ROWS / 2; r++)
-                    for (int j = 0; j < COLS / 4; j++)
-                        acc[r][j] +=
-                            (double)a[(top + r) * n_in + k] * (double)wt[k * ld + half + j];
-            for (int r = 0; r < ROWS / 2; r++)
-                for (int j = 0; j < COLS / 4; j++) sums[(top + r) * COLS + half + j] = acc[r][j];
+tile_sums(int64_t n_in, const double *a, const float *panel, int n_side, double *sums) {
+    for (int64_t top = 0; top < ROWS; top += n_side) {
+        doubles acc[ROWS] = {{0}};
+        for (int64_t k = 0; k < n_in; k++) {
+            doubles w = __builtin_convertvector(*(const floats *)(panel + k * COLS), doubles);
+            for (int r = 0; r < n_side; r++) acc[r] += a[(top + r) * n_in + k] * w;
         }
+        for (int r = 0; r < n_side; r++) *(doubles *)(sums + (top + r) * COLS) = acc[r];
     }
 }
 
-typedef void tile_fn(int64_t n_in, const float *a, const float *wt, int64_t ld, double *sums);
+typedef void tile_fn(int64_t n_in, const double *a, const float *panel, double *sums);
 
-static void tile_plain(int64_t n_in, const float *a, const float *wt, int64_t ld, double *sums) {
-    tile_sums(n_in, a, wt, ld, sums);
+static void tile_plain(int64_t n_in, const double *a, const float *panel, double *sums) {
+    tile_sums(n_in, a, panel, ROWS / 2, sums);
 }
 
 #ifdef __x86_64__
-__attribute__((target("avx2"))) static void tile_avx2(int64_t n_in, const float *a, const float *wt,
-                                                      int64_t ld, double *sums) {
-    tile_sums(n_in, a, wt, ld, sums);
+__attribute__((target("avx2,fma"))) static void tile_avx2(int64_t n_in, const double *a,
+                                                          const float *panel, double *sums) {
+    tile_sums(n_in, a, panel, ROWS / 2, sums);
+}
+
+__attribute__((target("avx512f,fma"))) static void tile_avx512(int64_t n_in, const double *a,
+                                                               const float *panel, double *sums) {
+    tile_sums(n_in, a, panel, ROWS, sums);
 }
 #endif
 
 static tile_fn *choose_tile(void) {
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2")) return tile_avx2;
+    bool has_fma = __builtin_cpu_supports("fma");
+    if (has_fma && __builtin_cpu_supports("avx512f")) return tile_avx512;
+    if (has_fma && __builtin_cpu_supports("avx2")) return tile_avx2;
 #endif
     return tile_plain;
 }
@@ -148,15 +156,17 @@ static void rows_task(void *ctx, int64_t task, int thread) {
     const struct vnp_linear *w = job->w;
     int64_t first = task * ROWS, n_rows = VNP_MIN(ROWS, job->a->rows - first);
     double *y = vnp_ref_scratch(job->ex, thread); /* [ROWS][ld] */
-    float *a = (float *)(y + ROWS * w->ld);       /* [ROWS][n_in] */
+    double *a = y + ROWS * w->ld;                 /* [ROWS][n_in] */
+    float *row = (float *)(a + ROWS * w->n_in);   /* [n_in] */
     double sums[ROWS * COLS];
-    for (int64_t r = 0; r < ROWS; r++) {
+    for (int64_t k = 0; k < ROWS * w->n_in; k++) a[k] = 0;
+    for (int64_t r = 0; r < n_rows; r++) {
         const float *src = (const float *)job->a->data + (first + r) * job->a->ld;
-        for (int64_t k = 0; r >= n_rows && k < w->n_in; k++) a[r * w->n_in + k] = 0;
-        if (r < n_rows) vnp_ref_round(job->ex->dev->rounding, w->n_in, src, a + r * w->n_in);
+        vnp_ref_round(job->ex->dev->rounding, w->n_in, src, row);
+        for (int64_t k = 0; k < w->n_in; k++) a[r * w->n_in + k] = (double)row[k];
     }
     for (int64_t col = 0; col < w->ld; col += COLS) {
-        job->tile(w->n_in, a, w->weight + col, w->ld, sums);
+        job->tile(w->n_in, a, w->weight + col * w->n_in, sums);
         for (int64_t r = 0; r < n_rows; r++)
             for (int64_t j = 0; j < COLS; j++)
                 y[r * w->ld + col + j] = sums[r * COLS + j] + (double)w->bias[col + j];
@@ -169,7 +179,7 @@ vnp_status vnp_ref_linear(struct vnp_exec *ex, const struct vnp_linear *w, enum 
                           const struct vnp_tensor *a, struct vnp_tensor *out) {
     VNP_TRY(
         vnp_op_check_linear(w->n_out, w->n_in, w->gate_rows, epi, a, out, ex->limits.max_tokens));
-    size_t n = ROWS * ((size_t)w->ld * sizeof(double) + (size_t)w->n_in * sizeof(float));
+    size_t n = ROWS * (size_t)(w->ld + w->n_in) * sizeof(double) + (size_t)w->n_in * sizeof(float);
     if (n > ex->n_scratch)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
                         "ref: linear [%lld][%lld] in a context of at most %lld columns",

@@ -10,7 +10,7 @@
 
 /* Rows of a matrix product done by one task, and outputs summed side by side. */
 #define VNP_REF_ROWS 8
-#define VNP_REF_COLS 32
+#define VNP_REF_COLS 8
 
 struct vnp_device {
     struct vnp_device_options opt;
@@ -21,7 +21,7 @@ struct vnp_device {
 
 struct vnp_linear {
     int64_t n_out, n_in, gate_rows, ld; /* ld = n_out rounded up to VNP_REF_COLS */
-    float *weight;                      /* [n_in][ld]: transposed, rounded, zeros behind n_out */
+    float *weight;                      /* [ld / COLS][n_in][COLS], rounded, zeros behind n_out */
     float *bias;                        /* [ld], zeros where there is none */
 };
 

@@ -92,6 +92,65 @@ static void must_fail(const char *what, const struct vnp_backend *b, const char 
     printf("%s %d - the suite catches %s\n", n_failed > 0 ? "ok" : "not ok", n_lines, what);
 }
 
+/* ---- the order of the sums ----------------------------------------------------------------- */
+
+/* a and w [n][n_in] of many magnitudes, whose second halves undo the first: what is left of a sum
+ * is its rounding alone, another one in every other order. */
+static void fill_undoing(uint64_t *seed, int64_t n, int64_t n_in, float *x, float sign) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < n_in / 2; k++) {
+            *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+            float y = (float)(*seed >> 40) * 0x1p-24f - 0.5f;
+            x[i * n_in + k] = ldexpf(y, (int)(*seed >> 32 & 15));
+            x[i * n_in + n_in / 2 + k] = sign * x[i * n_in + k];
+        }
+}
+
+/* The linear of one shape gives the bits of plain sums, whichever instruction set it has chosen. */
+static bool is_plain_sum(struct vnp_device *dev, int64_t rows, int64_t n_in, int64_t n_out) {
+    const struct vnp_backend *ref = vnp_ref_backend();
+    struct vnp_exec *ex = NULL;
+    struct vnp_linear *lin = NULL;
+    struct vnp_tensor in, out;
+    uint64_t seed = (uint64_t)(rows * n_in * n_out);
+    float *w = calloc((size_t)(n_out * n_in), sizeof *w);
+    struct vnp_view view = {w, VNP_F32, n_out, n_in};
+    struct vnp_linear_desc desc = {&view, NULL, 1, n_out, n_in, 0, VNP_SITE_FFN_IN};
+    struct vnp_exec_limits limits = {rows, 1, VNP_MAX(n_in, n_out)};
+    fill_undoing(&seed, n_out, n_in, w, 1);
+    bool ok = ref->linear_create(dev, &desc, &lin) == VNP_OK &&
+              ref->exec_create(dev, &limits, &ex) == VNP_OK &&
+              ref->tensor_create(ex, VNP_SITE_F32, rows, n_in, &in) == VNP_OK &&
+              ref->tensor_create(ex, VNP_SITE_F32, rows, n_out, &out) == VNP_OK;
+    if (ok) fill_undoing(&seed, rows, n_in, in.data, -1);
+    ok = ok && ref->linear(ex, lin, VNP_EPI_NONE, &in, &out) == VNP_OK;
+    int64_t n_left = 0;
+    for (int64_t i = 0; ok && i < rows * n_out; i++) {
+        const float *a = (const float *)in.data + i / n_out * n_in, *b = w + i % n_out * n_in;
+        double sum = 0;
+        for (int64_t k = 0; k < n_in; k++) sum += (double)a[k] * (double)b[k];
+        float got = ((const float *)out.data)[i], want = (float)sum;
+        ok = got == want;
+        n_left += want != 0;
+    }
+    ref->exec_destroy(ex);
+    ref->linear_destroy(dev, lin);
+    free(w);
+    return ok && n_left > rows * n_out / 2;
+}
+
+static int check_order(void) {
+    struct vnp_device_options opt = {.precision = VNP_PREC_FP32, .n_threads = 2};
+    struct vnp_device *dev = NULL;
+    bool ok = vnp_ref_backend()->device_open(&opt, &dev) == VNP_OK;
+    for (int64_t rows = 1; rows < 18; rows++)
+        for (int64_t n_out = 7; n_out < 18; n_out++)
+            ok = ok && is_plain_sum(dev, rows, 100, n_out) && is_plain_sum(dev, rows, 256, n_out);
+    vnp_ref_backend()->device_close(dev);
+    printf("%s %d - a linear sums in the order of the row\n", ok ? "ok" : "not ok", ++n_lines);
+    return !ok;
+}
+
 int main(void) {
     const struct vnp_backend *ref = vnp_ref_backend();
     int n_bad = run(ref, VNP_PREC_FP32, NULL, NULL);
@@ -99,6 +158,7 @@ int main(void) {
         n_bad |= run(ref, (enum vnp_precision)i, "company", NULL);
         n_bad |= run(ref, (enum vnp_precision)i, "N=65", NULL);
     }
+    n_bad |= check_order();
     struct vnp_backend b = *ref;
     b.attention = leaky_attention, must_fail("a leak between sequences", &b, "attention H=1 Dh=16");
     b.attention = absolute_rotary, must_fail("a missing rotary", &b, "attention H=1 Dh=16");
