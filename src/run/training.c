@@ -343,6 +343,8 @@ static vnp_status check_outputs(const struct training *t) {
     return VNP_OK;
 }
 
+enum { FEW_RECORDS = 10 };
+
 static void report(const struct training *t, struct vnp_run_training_result *out) {
     memcpy(out->n_records, t->set.n_records, sizeof out->n_records);
     memcpy(out->n_frames, t->set.n_frames, sizeof out->n_frames);
@@ -356,6 +358,13 @@ static void report(const struct training *t, struct vnp_run_training_result *out
                 part == PART_TRAIN ? "training part" : "validation part",
                 (long long)out->n_records[part][1], (long long)out->n_records[part][0],
                 (long long)out->n_frames[part][1], (long long)out->n_frames[part][0]);
+    for (int c = 0; c < 2; c++)
+        if (out->n_records[PART_VALID][c] < FEW_RECORDS)
+            vnp_log(VNP_LOG_WARN, "train",
+                    "%lld %s record%s in the validation part: its figures, the choice of the epoch "
+                    "and the calibration rest on little",
+                    (long long)out->n_records[PART_VALID][c], c ? "virus" : "other",
+                    out->n_records[PART_VALID][c] == 1 ? "" : "s");
 }
 
 static vnp_status train_head(struct training *t, struct vnp_run_training_result *out) {

@@ -4,6 +4,7 @@
 // is in one part with all its windows. Which part depends on the seed, the class and the record's
 // place in the input, not on its text, so a split can be repeated on other encoders' vectors.
 #include "run/training.h"
+#include "seq/seq.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +43,47 @@ static vnp_status check_inputs(const struct vnp_run_training_options *o) {
                     return bad_input(VNP_MISMATCH, path, "a record is either virus or other",
                                      "this file is named on both sides");
         }
+    return VNP_OK;
+}
+
+static const char *const too_few_hint = "training needs two records of each class, better hundreds";
+
+/* The records of one file, counted up to two; it is opened and begun as the engine will. */
+static vnp_status count_records(const char *path, int *n) {
+    struct vnp_seq_reader *reader;
+    struct vnp_seq_record record;
+    bool has_record = true;
+    VNP_TRY(vnp_seq_reader_open(&path, 1, NULL, &reader));
+    vnp_status status = VNP_OK;
+    for (int i = 0; i < 2 && has_record && status == VNP_OK; i++) {
+        status = vnp_seq_reader_next(reader, &record, &has_record);
+        *n += status == VNP_OK && has_record;
+    }
+    vnp_seq_reader_close(reader);
+    return status;
+}
+
+/* What can be known before the first class is embedded, which may take hours: every file begins
+ * well and each class has two records. Pipes can be read once only and are left alone. */
+static vnp_status check_records(const struct vnp_run_training_options *o) {
+    for (int c = 0; c < 2; c++) {
+        struct stat st;
+        int n = 0;
+        for (size_t i = 0; i < o->n_inputs[c]; i++) {
+            if (stat(o->inputs[c][i], &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+                VNP_TRY(count_records(o->inputs[c][i], &n));
+            else
+                n = 2;
+        }
+        if (n >= 2) continue;
+        vnp_fail(VNP_MISMATCH, VNP_FROM_INPUT,
+                 n == 0 ? "there is no record of class %s"
+                        : "there is only one record of class %s: nothing would be left to judge on",
+                 class_names[c]);
+        vnp_error_at(o->inputs[c][0], -1, -1, NULL);
+        vnp_error_hint("%s", too_few_hint);
+        return VNP_MISMATCH;
+    }
     return VNP_OK;
 }
 
@@ -219,7 +261,7 @@ static vnp_status too_few(const struct listing *l, int c, const char *input) {
                  : "only one record of class %s has an open frame: nothing is left to judge on",
              class_names[c]);
     vnp_error_at(input, -1, -1, NULL);
-    vnp_error_hint("training needs two records of each class, better hundreds");
+    vnp_error_hint("%s; a shorter --window has an open frame more often", too_few_hint);
     return VNP_MISMATCH;
 }
 
@@ -319,6 +361,7 @@ vnp_status vnp_training_set_open(const struct vnp_run_training_options *o,
                                  struct training_set *set) {
     memset(set, 0, sizeof *set);
     VNP_TRY(check_inputs(o));
+    VNP_TRY(check_records(o));
     for (int c = 1; c >= 0; c--) VNP_TRY(embed_side(o, set, c));
     if (strcmp(set->side[0].input, set->side[1].input) == 0)
         return bad_input(VNP_MISMATCH, o->inputs[0][0], "a record is either virus or other",

@@ -80,6 +80,12 @@ printf '>a\nNNNNNNNNNNNN\n>b\nACGTRACGTACGT\n' >none.fa
 expect "no open frame" 65 "no record of class virus" train --virus none.fa --other o.fa -o x4.safetensors $short
 : >empty.fa
 expect "an empty class" 65 "no record of class other" train --virus v1.fa --other empty.fa -o x5.safetensors $short
+expect "a folder among the files" 66 "directory" train --virus v1.fa --other o.fa . -o x10.safetensors $short
+printf 'no header\n' >text.fa
+expect "a later file that is no FASTA" 65 "first header" train --virus v1.fa --other o.fa text.fa -o x11.safetensors $short
+check "all of them before anything is embedded" bash -c '! ls -d x3.*.train x5.*.train x10.*.train x11.*.train 2>/dev/null'
+head -8 o.fa >few.fa
+expect "few records to judge on are said" 0 "1 other record in the validation part" train --virus v1.fa --other few.fa -o x12.safetensors $short
 expect "a missing file" 66 "no such file" train --virus v1.fa --other gone.fa -o x6.safetensors $short
 printf 'x' >foreign.safetensors
 expect "a foreign file in the way" 73 "exists already" train $data -o foreign.safetensors $short
