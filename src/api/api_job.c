@@ -156,7 +156,9 @@ static vnp_status fill_devices(struct vnp_job *job, struct vnp_run_options *r) {
     for (int i = 0; i < r->n_devices; i++) {
         if (n_workers > 0)
             job->devices[i] =
-                (struct vnp_run_device){.backend = e->devices.list[0].backend, .idx_device = i};
+                (struct vnp_run_device){.backend = e->devices.list[0].backend,
+                                        .idx_device = i,
+                                        .is_emulation = e->devices.list[0].is_emulation};
         job->devices[i].is_process = has_program;
     }
     return VNP_OK;

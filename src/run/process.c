@@ -282,6 +282,7 @@ static vnp_status send_job(struct process *w, bool has_models) {
     struct wire_message m = {.type = WIRE_JOB,
                              .job = {.host_pid = getpid(),
                                      .precision = (uint32_t)plan->precision,
+                                     .is_emulation = plan->device.is_emulation,
                                      .idx_device = w->plan->idx_device,
                                      .n_threads = (uint32_t)VNP_MAX(0, plan->n_threads),
                                      .pool = (uint32_t)plan->want.pool,

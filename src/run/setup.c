@@ -51,7 +51,7 @@ static vnp_status device_info(struct run_setup *s, int i, struct vnp_device_info
     struct run_process *p = &s->workers[i];
     const struct vnp_backend *b = p->plan.device.backend;
     struct vnp_device_options dev_opt = {.precision = p->plan.precision,
-                                         .idx_device = p->plan.device.idx_device,
+                                         .idx_device = b->is_host ? 0 : p->plan.device.idx_device,
                                          .n_threads = 1,
                                          .is_emulation = p->plan.device.is_emulation};
     struct vnp_device *dev;

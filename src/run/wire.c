@@ -81,6 +81,7 @@ static void job(struct cursor *c, struct wire_job *j) {
     text(c, j->name, sizeof j->name, "name");
     i64(c, &j->host_pid, 1, INT32_MAX, "host pid");
     u32(c, &j->precision, 16, "precision");
+    u32(c, &j->is_emulation, 1, "emulation");
     u32(c, &j->idx_device, 4096, "device");
     u32(c, &j->n_threads, 65536, "threads");
     u32(c, &j->pool, 16, "pooling");

@@ -44,7 +44,7 @@ struct wire_job {
     char backend[16];
     char name[64];    /* of the device, for messages */
     int64_t host_pid; /* the worker ends when this is no longer its parent */
-    uint32_t precision, idx_device, n_threads, pool, log_level;
+    uint32_t precision, is_emulation, idx_device, n_threads, pool, log_level;
     uint32_t n_starts; /* how often this device's worker was started before */
     int64_t layer, budget_tokens, max_seqs;
     char cache_dir[1024];                    /* "" = none */

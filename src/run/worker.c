@@ -182,14 +182,15 @@ static vnp_status take_job(struct served *s, const struct wire_job *job, vnp_run
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "precision %u, pooling %u", job->precision,
                         job->pool);
     memcpy(s->cache_dir, job->cache_dir, sizeof s->cache_dir);
-    s->plan = (struct run_inproc){
-        .device = {.backend = b, .idx_device = b->is_host ? 0 : (int)job->idx_device},
-        .precision = (enum vnp_precision)job->precision,
-        .n_threads = (int)job->n_threads,
-        .budget_tokens = job->budget_tokens,
-        .max_seqs = job->max_seqs,
-        .cache_dir = s->cache_dir[0] ? s->cache_dir : NULL,
-        .want = {.layer = job->layer, .pool = (enum vnp_pool_kind)job->pool}};
+    s->plan =
+        (struct run_inproc){.device = {.backend = b, .is_emulation = job->is_emulation},
+                            .precision = (enum vnp_precision)job->precision,
+                            .n_threads = (int)job->n_threads,
+                            .budget_tokens = job->budget_tokens,
+                            .max_seqs = job->max_seqs,
+                            .cache_dir = s->cache_dir[0] ? s->cache_dir : NULL,
+                            .want = {.layer = job->layer, .pool = (enum vnp_pool_kind)job->pool}};
+    if (!b->is_host) s->plan.device.idx_device = (int)job->idx_device;
     VNP_TRY(open_models(s, job));
     VNP_TRY(vnp_run_encoders_open(&s->plan, &s->encoders));
     s->n_sessions = vnp_run_encoders_n_sessions(s->encoders);

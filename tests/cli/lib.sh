@@ -6,7 +6,7 @@ program=$1 source_dir=$2 scratch=$3
 goldens=${VNP_GOLDENS:-$source_dir/../shared/goldens}
 compare="python3 $source_dir/tests/cli/compare.py"
 tiny=$source_dir/models/virnucpro-random-tiny.safetensors
-n_tests=0
+n_tests=0 n_failed=0
 rm -rf "$scratch" && mkdir -p "$scratch" && cd "$scratch" || exit 1
 export LC_ALL=C TERM=dumb
 
@@ -18,6 +18,7 @@ check() {
   if "$@" >"$scratch/check.out" 2>&1; then
     echo "ok $n_tests - $name"
   else
+    n_failed=$((n_failed + 1))
     echo "not ok $n_tests - $name"
     sed 's/^/# /' "$scratch/check.out" | tail -20
   fi
@@ -40,6 +41,7 @@ expect() {
   if [ "$rc" = "$want" ] && { [ -z "$pattern" ] || grep -qE -- "$pattern" err; }; then
     echo "ok $n_tests - $name"
   else
+    n_failed=$((n_failed + 1))
     echo "not ok $n_tests - $name"
     echo "# exit $rc, wanted $want; pattern: $pattern; command: $*"
     sed 's/^/# /' err | tail -8
@@ -57,5 +59,5 @@ need_goldens() {
 }
 finish() { # TAP's plan; the exit code says whether all went well
   echo "1..$n_tests"
-  exit 0
+  exit $((n_failed > 0))
 }

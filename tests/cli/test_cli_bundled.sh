@@ -21,7 +21,10 @@ for p in fp32 fp16; do
 done
 check "fp16 there is emulated and named so" grep -q 'emulated' err
 check "and rounds" bash -c '! cmp -s ref_fp32/prediction_results.txt ref_fp16/prediction_results.txt'
+expect "fp16 there in worker processes" 0 "" predict short.fa -o ref_workers --models "$tiny" --device ref --precision fp16 --workers 2
+check "the same bytes" cmp ref_fp16/prediction_results.txt ref_workers/prediction_results.txt
 check "how far it lies from fp32" bash -c "python3 '$source_dir/tools/precision-study' . ref_fp32 ref_fp16 | grep -q '^ref_fp16.*0 (0.000 %)'"
+check "a run of the first part only is compared with the same frames" bash -c "cat short.fa >two.fa && sed 's/^>/>again_/' short.fa >>two.fa && '$program' predict two.fa -o two -q --models '$tiny' --device ref --save-embeddings && python3 '$source_dir/tools/precision-study' . two ref_fp32 | grep -q '^ref_fp32.*0 (0.000 %).*0.00e+00'"
 mkdir -p inst/bin inst/share/virnucpro/models
 cp "$program" inst/bin/
 cp "$source_dir"/models/*.safetensors inst/share/virnucpro/models/

@@ -31,6 +31,7 @@ static struct wire_message example(enum wire_type type) {
         copy(m.job.cache_dir, sizeof m.job.cache_dir, "/some/where");
         m.job.host_pid = 4711;
         m.job.precision = 2;
+        m.job.is_emulation = 1;
         m.job.idx_device = 3;
         m.job.n_threads = 12;
         m.job.pool = 1;
