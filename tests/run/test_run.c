@@ -403,13 +403,47 @@ static void test_embed_rows(void **state) {
     vnp_checkpoint_close(opt.embed_model);
 }
 
+static vnp_status classify_evenly(struct vnp_device *dev, const struct vnp_classifier_params *p,
+                                  const float *z, int64_t n_rows, float *out) {
+    (void)dev, (void)p, (void)z;
+    for (int64_t i = 0; i < 2 * n_rows; i++) out[i] = 0.5f;
+    return VNP_OK;
+}
+
+/* Equal scores: upstream labels the frame 'others' and calls its window a virus. */
+static void test_ties(void **state) {
+    (void)state;
+    struct fixture f;
+    struct vnp_run_counts counts;
+    struct vnp_backend host = *vnp_cpu_backend();
+    char path[4200];
+    open_fixture(&f, support_goldens(), "chunk500", "ties");
+    host.classify = classify_evenly;
+    f.opt.host = &host;
+    assert_status(vnp_run_predict(&f.opt, &counts), VNP_OK);
+    assert_true(counts.n_frames > 0);
+    assert_int_equal(counts.n_virus + counts.n_unscored, counts.n_records);
+    assert_true(counts.n_virus > 0);
+    put(path, sizeof path, "%s/prediction_results.txt", f.out);
+    char *text = support_read_file(path, NULL);
+    assert_null(strstr(text, "\tvirus\t"));
+    assert_non_null(strstr(text, "\tothers\t0.5\t0.5\n"));
+    free(text);
+    put(path, sizeof path, "%s/prediction_results_highestscore.csv", f.out);
+    text = support_read_file(path, NULL);
+    assert_null(strstr(text, "\tFalse\n"));
+    assert_non_null(strstr(text, "\tTrue\n"));
+    free(text);
+    models_close(&f.m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_500),    cmocka_unit_test(test_golden_300),
         cmocka_unit_test(test_edge_inputs),   cmocka_unit_test(test_independent_of_company),
         cmocka_unit_test(test_refusals),      cmocka_unit_test(test_shards),
         cmocka_unit_test(test_embed_protein), cmocka_unit_test(test_embed_dna),
-        cmocka_unit_test(test_embed_rows),
+        cmocka_unit_test(test_embed_rows),    cmocka_unit_test(test_ties),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
