@@ -252,6 +252,7 @@ struct run_engine {
     int64_t budget_tokens, max_seqs;
     int64_t cap_row_bytes; /* rows in flight; 0: the default */
     /* running */
+    bool is_other_kind; /* protein where DNA is wanted or so: the reading stage's, then all's */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool has_failed, is_stopping;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_BLOCK_RECORDS = 1024 };
+enum { MAX_BLOCK_RECORDS = 1024, LOOK_RECORDS = 1000 };
 
 struct feed {
     struct run_engine *e;
@@ -91,12 +91,26 @@ static vnp_status add_window(struct feed *f, const struct vnp_seq_record *r, int
     return block_close(f);
 }
 
+/* Protein where DNA is wanted, or the other way round, is said once. */
+static void look_at_kind(struct feed *f, const struct vnp_seq_record *r) {
+    struct run_engine *e = f->e;
+    bool is_dna_wanted = !e->is_embed || e->uses[ENC_DNA];
+    enum vnp_seq_kind kind = vnp_seq_kind_of(r->seq, r->len);
+    if (kind != (is_dna_wanted ? VNP_SEQ_KIND_PROTEIN : VNP_SEQ_KIND_DNA)) return;
+    e->is_other_kind = true;
+    vnp_log(VNP_LOG_WARN, "run",
+            "%s: record '%s' looks like %s, but %s is wanted: is it the right "
+            "file?",
+            r->file, r->id, is_dna_wanted ? "protein" : "DNA", is_dna_wanted ? "DNA" : "protein");
+}
+
 static vnp_status feed_record(struct feed *f, const struct vnp_seq_record *r) {
     struct run_engine *e = f->e;
     struct vnp_windows w = {.n = r->len > 0, .len = (int64_t)r->len};
     if (!e->is_embed) VNP_TRY(vnp_windows_init((int64_t)r->len, e->window_bp, &w));
     if (e->is_spooled && !e->is_embed)
         VNP_TRY(vnp_ledger_spool_put(e->ledger, r->idx, r->header, r->seq, r->len));
+    if (!e->is_other_kind && r->idx < LOOK_RECORDS) look_at_kind(f, r);
     VNP_TRY(add_record(f, r, w.n));
     for (int64_t k = 0; k < w.n; k++) {
         int64_t start = 0, end = (int64_t)r->len;

@@ -141,6 +141,9 @@ static json_t *warnings_json(const struct run_setup *s, const struct vnp_run_cou
         json_array_append_new(list, json_sprintf("%lld letters outside the alphabets were read as "
                                                  "unknown",
                                                  (long long)c->n_unknown_residues));
+    if (s->e.is_other_kind)
+        json_array_append_new(list, json_string("the input looks like protein where DNA is wanted, "
+                                                "or like DNA where protein is: see run.log"));
     if (c->n_failed > 0)
         json_array_append_new(
             list, json_sprintf("%lld records failed: see contigs.tsv", (long long)c->n_failed));

@@ -65,6 +65,13 @@ vnp_status vnp_windows_init(int64_t len, int64_t window, struct vnp_windows *out
 /* Window k of 0..n-1: [start, end). */
 void vnp_windows_at(const struct vnp_windows *w, int64_t k, int64_t *start, int64_t *end);
 
+/* ---- DNA or protein ------------------------------------------------------------------------ */
+
+enum vnp_seq_kind { VNP_SEQ_KIND_UNCLEAR, VNP_SEQ_KIND_DNA, VNP_SEQ_KIND_PROTEIN };
+/* By the first 500 letters: protein where a tenth of 20 or more stand for no nucleotide, DNA where
+ * 60 or more are all A, C, G, T, U or N. */
+enum vnp_seq_kind vnp_seq_kind_of(const char *seq, size_t len);
+
 /* ---- six frames (A.4) ---------------------------------------------------------------------- */
 
 enum { VNP_N_FRAMES = 6 };

@@ -44,4 +44,10 @@ VIRNUCPRO_PLUGIN_DIR=$scratch "$program" predict "$ex/sars_cov_2.fna" -o sd --de
 check "broken plug-in: 69" test $? = 69
 VIRNUCPRO_PLUGIN_DIR=$scratch "$program" doctor >out
 check "doctor names a broken plug-in" grep -q 'plug-in does not load' out
+printf '>p\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVVHS\n' >protein.faa
+expect "proteins given to predict: said" 0 "protein.faa: record 'p' looks like protein, but DNA is wanted" predict protein.faa -o protein
+check "proteins given to predict: in the summary" grep -q "looks like protein" protein/summary.json
+expect "proteins given to translate: said" 0 "looks like protein" translate protein.faa -o protein_frames
+vnp predict "$source_dir/examples/phage_lambda.fna" -o kind
+check "DNA given to predict: nothing said" bash -c "! grep -q 'looks like' err"
 finish

@@ -483,12 +483,35 @@ static void test_files(void **state) {
     free(got.p);
 }
 
+/* Proteins of the goldens' kind, reads, ambiguity codes, and what is too short to tell. */
+static void test_kind(void **state) {
+    (void)state;
+    static const struct {
+        const char *seq;
+        enum vnp_seq_kind kind;
+    } rows[] = {
+        {"", VNP_SEQ_KIND_UNCLEAR},
+        {"MKTAYIAKQR", VNP_SEQ_KIND_UNCLEAR},
+        {"MKTAYIAKQRQISFVKSHFSRQ", VNP_SEQ_KIND_PROTEIN},
+        {"mktayiakqrqisfvkshfsrq", VNP_SEQ_KIND_PROTEIN},
+        {"ACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACG", VNP_SEQ_KIND_UNCLEAR},
+        {"ACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGTACGN", VNP_SEQ_KIND_DNA},
+        {"acguacguacguacguacguacguacguacguacguacguacguacguacguacguacgn", VNP_SEQ_KIND_DNA},
+        {"RYKMSWBDHVNACGTRYKMSWBDHVNACGTRYKMSWBDHVNACGTRYKMSWBDHVNACGT", VNP_SEQ_KIND_UNCLEAR},
+        {"************************************************************", VNP_SEQ_KIND_UNCLEAR},
+    };
+    for (size_t i = 0; i < VNP_COUNT(rows); i++)
+        if (vnp_seq_kind_of(rows[i].seq, strlen(rows[i].seq)) != rows[i].kind)
+            fail_msg("row %zu: %s", i, rows[i].seq);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_records),   cmocka_unit_test(test_random),
         cmocka_unit_test(test_large),     cmocka_unit_test(test_span),
         cmocka_unit_test(test_every_cut), cmocka_unit_test(test_every_bit),
         cmocka_unit_test(test_identity),  cmocka_unit_test(test_files),
+        cmocka_unit_test(test_kind),
     };
     return cmocka_run_group_tests_name("seq reader", tests, NULL, NULL);
 }
