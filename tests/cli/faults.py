@@ -69,6 +69,8 @@ def scenarios():
         shards.append("%s/shard%d" % (scratch, i))
         subprocess.run([program, "predict", reads, "-o", shards[i], "--models", TINY, "--threads", "1", "-q",
                         "--shard", "%d/2" % i, "--save-embeddings"], check=True)
+    whole = scratch + "/whole"
+    subprocess.run([program, "predict", reads, "-o", whole, "--models", TINY, "--threads", "1", "-q"], check=True)
     parts = []
     for i in range(2):
         parts.append("%s/part%d.npy" % (scratch, i))
@@ -82,6 +84,7 @@ def scenarios():
         ("merge of embed", [program, "merge"] + parts + ["-o", "OUT/all.safetensors"]),
         ("train", [program, "train", "--virus", virus, "--other", other, "--models", TINY, "--threads", "1",
                    "--epochs", "3", "--hidden", "8", "-q", "-o", "OUT/h.safetensors", "--bundle", "OUT/b.safetensors"]),
+        ("report", [program, "report", whole, "-q", "-o", "OUT/page.html"]),
         ("model convert", [program, "model", "convert", "--esm", ESM, "-o", "OUT/m.safetensors"]),
     ]
 
