@@ -394,7 +394,7 @@ static void test_grace(void **state) {
     (void)state;
     struct fixture f;
     struct vnp_run_counts c;
-    open_fixture(&f, "worker_grace", 2000);
+    open_fixture(&f, "worker_grace", support_is_quick() ? 200 : 2000);
     scratch("worker_out", f.out, sizeof f.out);
     struct support_stop s = {.after = 3};
     f.opt.out = f.out;
