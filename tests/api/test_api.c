@@ -282,9 +282,57 @@ static void test_predict_memory_is_job(void **state) {
     vnp_engine_destroy(engine);
 }
 
+/* The bundle with the classifier's output layer set to zero: every frame scores 1/2 and 1/2. */
+static const char *write_even_bundle(void) {
+    static const char path[] = VNP_TEST_BINARY_DIR "/scratch/api_even.safetensors";
+    size_t n;
+    char *file =
+        support_read_file(VNP_TEST_SOURCE_DIR "/models/virnucpro-random-tiny.safetensors", &n);
+    uint64_t n_head;
+    memcpy(&n_head, file, 8);
+    char *head = strndup(file + 8, n_head);
+    assert_non_null(head);
+    for (const char *p = head; (p = strstr(p, "\"classifier.output.")); p++) {
+        const char *at = strstr(p, "\"data_offsets\":[");
+        size_t begin, end;
+        assert_non_null(at);
+        assert_int_equal(sscanf(at, "\"data_offsets\":[%zu,%zu]", &begin, &end), 2);
+        memset(file + 8 + n_head + begin, 0, end - begin);
+    }
+    FILE *f = fopen(path, "wb");
+    assert_true(f && fwrite(file, 1, n, f) == n && fclose(f) == 0);
+    free(head);
+    free(file);
+    return path;
+}
+
+/* Equal scores make a window a virus (upstream's rule), in memory too. */
+static void test_predict_memory_tie(void **state) {
+    (void)state;
+    char text[501];
+    const char *seq = text;
+    size_t len = 500;
+    vnp_engine *engine = NULL;
+    vnp_engine_options o = VNP_ENGINE_OPTIONS_INIT;
+    memset(text, 'A', len);
+    text[len] = 0;
+    o.purpose = VNP_FOR_PREDICT;
+    o.models = write_even_bundle();
+    o.device = "cpu";
+    if (vnp_engine_create(&o, &engine) != VNP_OK) fail_msg("%s", vnp_last_error());
+    vnp_result r;
+    if (vnp_engine_predict(engine, &r, &seq, &len, 1) != VNP_OK) fail_msg("%s", vnp_last_error());
+    assert_int_equal(r.n_scored, 1);
+    assert_int_equal(r.n_virus, 1);
+    assert_true(r.virus_score > 0.499999 && r.virus_score < 0.500001);
+    assert_int_equal(r.call, VNP_CALL_VIRUS);
+    vnp_engine_destroy(engine);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exit_codes), cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_embed_golden), cmocka_unit_test(test_predict_memory_is_job)};
+        cmocka_unit_test(test_embed_golden), cmocka_unit_test(test_predict_memory_is_job),
+        cmocka_unit_test(test_predict_memory_tie)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
