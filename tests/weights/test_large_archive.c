@@ -55,7 +55,7 @@ static void add_text(struct buffer *b, const char *text) {
     add(b, text, strlen(text));
 }
 static void add_number(struct buffer *b, uint64_t x, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i++) add(b, &(uint8_t){(uint8_t)(x >> 8 * i)}, 1);
+    for (size_t i = 0; i < n_bytes; i++) add(b, &(uint8_t){i < 8 ? (uint8_t)(x >> 8 * i) : 0}, 1);
 }
 
 /* ---- pickle -------------------------------------------------------------------------------- */
