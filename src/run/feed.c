@@ -91,17 +91,20 @@ static vnp_status add_window(struct feed *f, const struct vnp_seq_record *r, int
     return block_close(f);
 }
 
-/* Protein where DNA is wanted, or the other way round, is said once. */
+bool vnp_run_kind_warn(const struct vnp_seq_record *r, bool is_dna_wanted) {
+    enum vnp_seq_kind kind = vnp_seq_kind_of(r->seq, r->len);
+    if (kind != (is_dna_wanted ? VNP_SEQ_KIND_PROTEIN : VNP_SEQ_KIND_DNA)) return false;
+    vnp_log(VNP_LOG_WARN, "run",
+            "%s: record '%s' looks like %s, but %s is wanted: is it the right file?", r->file,
+            r->id, is_dna_wanted ? "protein" : "DNA", is_dna_wanted ? "DNA" : "protein");
+    return true;
+}
+
+/* Said once. */
 static void look_at_kind(struct feed *f, const struct vnp_seq_record *r) {
     struct run_engine *e = f->e;
     bool is_dna_wanted = !e->is_embed || e->uses[ENC_DNA];
-    enum vnp_seq_kind kind = vnp_seq_kind_of(r->seq, r->len);
-    if (kind != (is_dna_wanted ? VNP_SEQ_KIND_PROTEIN : VNP_SEQ_KIND_DNA)) return;
-    e->is_other_kind = true;
-    vnp_log(VNP_LOG_WARN, "run",
-            "%s: record '%s' looks like %s, but %s is wanted: is it the right "
-            "file?",
-            r->file, r->id, is_dna_wanted ? "protein" : "DNA", is_dna_wanted ? "DNA" : "protein");
+    e->is_other_kind = vnp_run_kind_warn(r, is_dna_wanted);
 }
 
 static vnp_status feed_record(struct feed *f, const struct vnp_seq_record *r) {

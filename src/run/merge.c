@@ -41,13 +41,6 @@ struct merge {
     struct run_buffer rows;
 };
 
-static vnp_status misfit(const char *name, const char *hint, const char *text) {
-    vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT, "%s", text);
-    vnp_error_at(name, -1, -1, NULL);
-    vnp_error_hint("%s", hint);
-    return VNP_MISMATCH;
-}
-
 /* Folders are shards of predict, files of embed; the first one decides. */
 static void choose_kind(struct merge *m) {
     struct stat st;
@@ -75,7 +68,7 @@ static vnp_status compare_facts(struct merge *m, const char *name, struct vnp_le
         if (strcmp(value, m->values[i]) == 0) continue;
         snprintf(text, sizeof text, "this shard has another %s than %.200s: '%s', not '%s'",
                  m->keys[i], m->opt->dirs[0], value, m->values[i]);
-        return misfit(name, "merge shards of one run only", text);
+        return vnp_run_misfit(name, "merge shards of one run only", text);
     }
     return VNP_OK;
 }
@@ -86,13 +79,14 @@ static vnp_status take_facts(struct merge *m, const char *name, struct vnp_ledge
     int idx, n;
     VNP_TRY(vnp_ledger_meta_get(l, "command", command, sizeof command));
     if (strcmp(command, m->is_embed ? "embed" : "predict") != 0)
-        return misfit(name, "merge folders of predict, or files of embed",
-                      "this is a run of another command");
+        return vnp_run_misfit(name, "merge folders of predict, or files of embed",
+                              "this is a run of another command");
     if (vnp_ledger_state_get(l) != VNP_LEDGER_COMPLETE)
-        return misfit(name, "repeat its command, then merge", "this shard is not finished");
+        return vnp_run_misfit(name, "repeat its command, then merge", "this shard is not finished");
     VNP_TRY(vnp_ledger_meta_get(l, "shard", shard, sizeof shard));
     if (sscanf(shard, "%d/%d", &idx, &n) != 2 || idx < 0 || idx >= n || n > MAX_SHARDS)
-        return misfit(name, "--force computes it again", "this shard does not know its number");
+        return vnp_run_misfit(name, "--force computes it again",
+                              "this shard does not know its number");
     if (is_first) {
         m->n_shards = n;
         m->shards = calloc((size_t)n, sizeof *m->shards);
@@ -100,16 +94,11 @@ static vnp_status take_facts(struct merge *m, const char *name, struct vnp_ledge
     }
     VNP_TRY(compare_facts(m, name, l, is_first));
     snprintf(text, sizeof text, "shard %s: the others are of %d", shard, m->n_shards);
-    if (n != m->n_shards) return misfit(name, "merge shards of one run only", text);
+    if (n != m->n_shards) return vnp_run_misfit(name, "merge shards of one run only", text);
     snprintf(text, sizeof text, "shard %d is given twice", idx);
-    if (m->shards[idx].name) return misfit(name, "name every shard once", text);
+    if (m->shards[idx].name) return vnp_run_misfit(name, "name every shard once", text);
     m->shards[idx].name = name;
     return VNP_OK;
-}
-
-static bool is_same_file(const char *a, const char *b) {
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 static vnp_status open_shards(struct merge *m) {
@@ -129,13 +118,14 @@ static vnp_status open_shards(struct merge *m) {
                            m->is_embed ? "output files" : "output folders");
             return status;
         }
-        if (is_same_file(name, m->opt->out))
-            return misfit(name, "name another output", "this shard is the output, too");
+        if (vnp_run_is_same_file(name, m->opt->out))
+            return vnp_run_misfit(name, "name another output", "this shard is the output, too");
         if (!has_run)
-            return misfit(name,
-                          m->is_embed ? "name the output files of embed, with FILE.run.db beside"
-                                      : "name the output folders of the shards",
-                          m->is_embed ? "no run is with this file" : "no run is in this folder");
+            return vnp_run_misfit(
+                name,
+                m->is_embed ? "name the output files of embed, with FILE.run.db beside"
+                            : "name the output folders of the shards",
+                m->is_embed ? "no run is with this file" : "no run is in this folder");
         VNP_TRY(vnp_ledger_open(&opt, &l));
         vnp_status status = take_facts(m, name, l, i == 0);
         vnp_ledger_close(l);
@@ -166,8 +156,8 @@ static bool is_whole(const struct merge *m) {
 static vnp_status check_output(const struct merge *m) {
     struct stat st;
     if (m->opt->is_forced || stat(m->s.path_db, &st) == 0 || !is_whole(m)) return VNP_OK;
-    return misfit(m->opt->out, "name another output, or --force to replace it",
-                  "the output exists and no run database is with it");
+    return vnp_run_misfit(m->opt->out, "name another output, or --force to replace it",
+                          "the output exists and no run database is with it");
 }
 
 /* The merged run's own facts: those of the shards, but the whole input. */
@@ -191,8 +181,8 @@ static vnp_status open_ledger(struct merge *m) {
         char input[160];
         VNP_TRY(vnp_ledger_meta_get(s->e.ledger, "input", input, sizeof input));
         if (strcmp(input, value_of(m, "input")) != 0)
-            return misfit(m->opt->out, "name another output, or --force",
-                          "it holds a run over another input");
+            return vnp_run_misfit(m->opt->out, "name another output, or --force",
+                                  "it holds a run over another input");
         return VNP_OK;
     }
     if (vnp_ledger_is_resumed(s->e.ledger)) { /* a merge that was cut off: from the start */
@@ -224,8 +214,8 @@ static vnp_status shard_text(void *ctx, const struct vnp_ledger_record *r,
     }
     VNP_TRY(vnp_seq_reader_next(sh->virus, out, &has));
     if (has && (int64_t)out->len == r->length && strcmp(out->id, r->id) == 0) return VNP_OK;
-    return misfit(sh->path, "repeat the shard's command to write it again",
-                  "this file does not belong to its run database");
+    return vnp_run_misfit(sh->path, "repeat the shard's command to write it again",
+                          "this file does not belong to its run database");
 }
 
 /* Opens every shard's vectors; the columns are theirs, all alike. */
@@ -235,12 +225,14 @@ static vnp_status open_vectors(struct merge *m) {
         struct shard *sh = &m->shards[i];
         snprintf(sh->path, sizeof sh->path, m->is_embed ? "%s" : "%s/embeddings.npy", sh->name);
         if (!vnp_embed_suffix_is_known(sh->path))
-            return misfit(sh->path, "name the output files of embed", "not a file of vectors");
+            return vnp_run_misfit(sh->path, "name the output files of embed",
+                                  "not a file of vectors");
         VNP_TRY(vnp_embed_reader_open(sh->path, &sh->vectors));
         int64_t n = vnp_embed_reader_cols(sh->vectors);
         if (n > 0 && n_cols > 0 && n != n_cols)
-            return misfit(sh->path, "repeat the shard's command with --force to write it again",
-                          "these vectors have another number of columns than the others");
+            return vnp_run_misfit(sh->path,
+                                  "repeat the shard's command with --force to write it again",
+                                  "these vectors have another number of columns than the others");
         n_cols = VNP_MAX(n_cols, n);
     }
     m->s.e.n_row_cols = VNP_MAX(1, n_cols);

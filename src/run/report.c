@@ -20,6 +20,7 @@
 enum {
     DEFAULT_SHOWN = 100,
     MAX_UNSCORED = 50,
+    MAX_ROWS = 50,   /* of devices, of incidents */
     MIN_STRETCH = 3, /* viral windows in a record called other before it is shown */
     MAX_LINES = 32,
     MAX_CELLS = 1024
@@ -285,7 +286,7 @@ static void add_run_lines(struct gather *g, struct vnp_ledger *l) {
 /* A table of `list`'s objects; strings as they are, numbers without digits behind the point. */
 static vnp_status table(struct gather *g, const json_t *list, const char *const *keys,
                         const char *const *head, int64_t n_cols, struct vnp_report_table *out) {
-    int64_t n_rows = VNP_MIN((int64_t)json_array_size(list), MAX_UNSCORED);
+    int64_t n_rows = VNP_MIN((int64_t)json_array_size(list), MAX_ROWS);
     const char **cells = malloc((size_t)(n_rows * n_cols + 1) * sizeof *cells);
     if (!cells) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "report");
     for (int64_t i = 0; i < n_rows; i++)
@@ -341,20 +342,14 @@ static void add_subtitle(struct gather *g, const char *path_summary) {
 
 /* ---- the page ------------------------------------------------------------------------------- */
 
-static vnp_status refuse(const char *path, const char *why, const char *hint) {
-    vnp_fail(VNP_MISMATCH, VNP_FROM_OUTPUT, "%s", why);
-    vnp_error_at(path, -1, -1, NULL);
-    vnp_error_hint("%s", hint);
-    return VNP_MISMATCH;
-}
-
 static vnp_status check_run(struct gather *g, struct vnp_ledger *l, const char *dir) {
     char value[256];
     if (vnp_ledger_meta_get(l, "command", value, sizeof value) != VNP_OK ||
         strcmp(value, "predict") != 0)
-        return refuse(dir, "not a run of predict", "name the output folder of predict or merge");
+        return vnp_run_misfit(dir, "name the output folder of predict or merge",
+                              "not a run of predict");
     if (vnp_ledger_state_get(l) != VNP_LEDGER_COMPLETE)
-        return refuse(dir, "the run is not finished", "repeat its command, then report");
+        return vnp_run_misfit(dir, "repeat its command, then report", "the run is not finished");
     VNP_TRY(vnp_ledger_meta_get(l, "window", value, sizeof value));
     g->window_bp = strtoll(value, NULL, 10);
     return VNP_OK;
@@ -394,12 +389,8 @@ vnp_status vnp_run_report(const struct vnp_run_report_options *opt) {
         snprintf(out, sizeof out, "%s", opt->out);
     else
         snprintf(out, sizeof out, "%s/report.html", opt->dir);
-    if (stat(db, &st) != 0) {
-        vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "no run is here");
-        vnp_error_at(opt->dir, -1, -1, NULL);
-        vnp_error_hint("name the output folder of predict or merge");
-        return VNP_NOT_FOUND;
-    }
+    if (stat(db, &st) != 0)
+        return vnp_run_not_here(opt->dir, "name the output folder of predict or merge");
     struct vnp_ledger_options ledger = {.path = db, .is_read_only = true};
     struct vnp_ledger *l;
     VNP_TRY(vnp_ledger_open(&ledger, &l));

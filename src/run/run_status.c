@@ -107,12 +107,7 @@ vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) {
     bool is_folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
     snprintf(db, sizeof db, "%s%s", path, is_folder ? "/run.db" : ".run.db");
     snprintf(file, sizeof file, "%s%s", path, is_folder ? "/run.status.json" : ".run.status.json");
-    if (stat(db, &st) != 0) {
-        vnp_fail(VNP_NOT_FOUND, VNP_FROM_OUTPUT, "no run is here");
-        vnp_error_at(path, -1, -1, NULL);
-        vnp_error_hint("name the output of predict or embed");
-        return VNP_NOT_FOUND;
-    }
+    if (stat(db, &st) != 0) return vnp_run_not_here(path, "name the output of predict or embed");
     struct vnp_ledger_options opt = {.path = db, .is_read_only = true};
     struct vnp_ledger *l;
     vnp_status status = vnp_ledger_open(&opt, &l);

@@ -181,12 +181,29 @@ static vnp_status check_output(struct run_setup *s, const char *const *names, si
     return VNP_OK;
 }
 
-static bool is_input(const struct vnp_run_options *opt, const struct stat *file) {
-    struct stat st;
+static vnp_status refuse(vnp_status status, const char *path, const char *hint, const char *text) {
+    vnp_fail(status, VNP_FROM_OUTPUT, "%s", text);
+    vnp_error_at(path, -1, -1, NULL);
+    vnp_error_hint("%s", hint);
+    return status;
+}
+
+vnp_status vnp_run_misfit(const char *path, const char *hint, const char *text) {
+    return refuse(VNP_MISMATCH, path, hint, text);
+}
+
+vnp_status vnp_run_not_here(const char *path, const char *hint) {
+    return refuse(VNP_NOT_FOUND, path, hint, "no run is here");
+}
+
+bool vnp_run_is_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static bool is_input(const struct vnp_run_options *opt, const char *path) {
     for (size_t i = 0; i < opt->n_inputs; i++)
-        if (stat(opt->inputs[i], &st) == 0 && st.st_dev == file->st_dev &&
-            st.st_ino == file->st_ino)
-            return true;
+        if (vnp_run_is_same_file(opt->inputs[i], path)) return true;
     return false;
 }
 
@@ -196,7 +213,7 @@ void vnp_run_setup_clear(const struct vnp_run_options *opt, const char *output) 
     for (size_t i = 0; i < VNP_COUNT(tails); i++) {
         char path[4200];
         snprintf(path, sizeof path, "%.4100s%s", output, tails[i]);
-        bool is_other = lstat(path, &st) == 0 && S_ISREG(st.st_mode) && !is_input(opt, &st);
+        bool is_other = lstat(path, &st) == 0 && S_ISREG(st.st_mode) && !is_input(opt, path);
         if (is_other && unlink(path) == 0) vnp_log(VNP_LOG_DEBUG, "run", "removed %s", path);
     }
 }

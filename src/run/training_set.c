@@ -28,18 +28,18 @@ static vnp_status bad_input(vnp_status status, const char *path, const char *hin
 }
 
 static vnp_status check_inputs(const struct vnp_run_training_options *o) {
-    struct stat a, b;
+    struct stat st;
     for (int c = 0; c < 2; c++)
         for (size_t i = 0; i < o->n_inputs[c]; i++) {
             const char *path = o->inputs[c][i];
             if (strcmp(path, "-") == 0)
                 return bad_input(VNP_INVAL, path, "name files",
                                  "standard input cannot be read twice, as training does");
-            if (stat(path, &a) != 0)
+            if (stat(path, &st) != 0)
                 return bad_input(VNP_NOT_FOUND, path, "name FASTA or FASTQ files",
                                  "cannot open the input: there is no such file");
             for (size_t j = 0; c == 1 && j < o->n_inputs[0]; j++)
-                if (stat(o->inputs[0][j], &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+                if (vnp_run_is_same_file(o->inputs[0][j], path))
                     return bad_input(VNP_MISMATCH, path, "a record is either virus or other",
                                      "this file is named on both sides");
         }

@@ -127,12 +127,7 @@ static vnp_status write_window(struct translation *t, const struct vnp_seq_recor
 
 static vnp_status write_record(struct translation *t, const struct vnp_seq_record *rec) {
     struct vnp_windows w;
-    if (!t->is_kind_told && vnp_seq_kind_of(rec->seq, rec->len) == VNP_SEQ_KIND_PROTEIN) {
-        vnp_log(VNP_LOG_WARN, "run",
-                "%s: record '%s' looks like protein, but DNA is wanted: is it the right file?",
-                rec->file, rec->id);
-        t->is_kind_told = true;
-    }
+    if (!t->is_kind_told) t->is_kind_told = vnp_run_kind_warn(rec, true);
     t->counts.n_records++;
     t->counts.n_empty += rec->len == 0;
     VNP_TRY(prepare(t, rec));

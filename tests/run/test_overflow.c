@@ -142,6 +142,26 @@ static int64_t number_after(const char *text, const char *key) {
     return strtoll(at + strlen(key), NULL, 10);
 }
 
+/* n contigs with open frames in dir/in.fa; the odd one holds a tryptophan. */
+static void write_contigs(const char *dir, int n, int odd, char *path, size_t n_path) {
+    put(path, n_path, "%s/in.fa", dir);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    for (int i = 0; i < n; i++)
+        fprintf(f, ">c%d\n%s%s\n", i, i == odd ? "TGGGCTGCT" : "GCTGCAGCT",
+                "GCTGCACTTGAAGCTCGTAGCCTTGACGAAGCTCTTGCAGGTGTTGCTCGTAAAGCTCTTGAAGCACTTGCT");
+    fclose(f);
+}
+
+static void open_bundle(const char *dir, const char *options, struct models *m) {
+    char path[4200];
+    run_tool("bundle %s/m.safetensors --window 120 %s", dir, options);
+    put(path, sizeof path, "%s/m.safetensors", dir);
+    m->esm2 = open_model(path, VNP_MODEL_ESM2);
+    m->dnabert = open_model(path, VNP_MODEL_DNABERT);
+    m->classifier = open_model(path, VNP_MODEL_CLASSIFIER);
+}
+
 /* predict counts them in summary.json. */
 static void test_summary(void **state) {
     (void)state;
@@ -151,18 +171,8 @@ static void test_summary(void **state) {
     const char *inputs[] = {input};
     struct vnp_run_device device = {.backend = &half};
     scratch("overflow_predict", dir, sizeof dir);
-    put(input, sizeof input, "%s/in.fa", dir);
-    FILE *f = fopen(input, "wb");
-    assert_non_null(f);
-    for (int i = 0; i < 6; i++)
-        fprintf(f, ">c%d\n%s%s\n", i, i == 2 ? "TGGGCTGCT" : "GCTGCAGCT",
-                "GCTGCACTTGAAGCTCGTAGCCTTGACGAAGCTCTTGCAGGTGTTGCTCGTAAAGCTCTTGAAGCACTTGCT");
-    fclose(f);
-    run_tool("bundle %s/m.safetensors --window 120 --overflow yes", dir);
-    put(path, sizeof path, "%s/m.safetensors", dir);
-    m.esm2 = open_model(path, VNP_MODEL_ESM2);
-    m.dnabert = open_model(path, VNP_MODEL_DNABERT);
-    m.classifier = open_model(path, VNP_MODEL_CLASSIFIER);
+    write_contigs(dir, 6, 2, input, sizeof input);
+    open_bundle(dir, "--overflow yes", &m);
     put(path, sizeof path, "%s/out", dir);
     struct vnp_run_options opt = {.inputs = inputs,
                                   .n_inputs = 1,
@@ -206,18 +216,8 @@ static void test_classifier(void **state) {
     struct vnp_run_device device = {.backend = vnp_cpu_backend()};
     host.classify = classify_badly;
     scratch("overflow_classifier", dir, sizeof dir);
-    put(input, sizeof input, "%s/in.fa", dir);
-    FILE *f = fopen(input, "wb");
-    assert_non_null(f);
-    for (int i = 0; i < 3; i++)
-        fprintf(f, ">c%d\n%s%s\n", i, i == 1 ? "TGGGCTGCT" : "GCTGCAGCT",
-                "GCTGCACTTGAAGCTCGTAGCCTTGACGAAGCTCTTGCAGGTGTTGCTCGTAAAGCTCTTGAAGCACTTGCT");
-    fclose(f);
-    run_tool("bundle %s/m.safetensors --window 120", dir);
-    put(path, sizeof path, "%s/m.safetensors", dir);
-    m.esm2 = open_model(path, VNP_MODEL_ESM2);
-    m.dnabert = open_model(path, VNP_MODEL_DNABERT);
-    m.classifier = open_model(path, VNP_MODEL_CLASSIFIER);
+    write_contigs(dir, 3, 1, input, sizeof input);
+    open_bundle(dir, "", &m);
     put(path, sizeof path, "%s/out", dir);
     struct vnp_run_options opt = {.inputs = inputs,
                                   .n_inputs = 1,

@@ -26,6 +26,14 @@ def group_of(row):
     return "human" if row["family_or_genus"] == "Homo" else kingdom
 
 
+def write_piece(fasta, truth, rng, name, at, seq, cls, group):
+    """A piece on a strand by chance, and its row of the truth table."""
+    if rng.random() < .5:
+        seq = seq.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    fasta.write(f">{name}_{at}\n{seq}\n")
+    truth.write(f"{name}_{at}\t{cls}\t{group}\n")
+
+
 def main():
     data, out = sys.argv[1:3]
     os.makedirs(out, exist_ok=True)
@@ -52,11 +60,7 @@ def main():
                     n = min(len(pieces[key]), left // (len(keys) - i))
                     left -= n
                     for name, at in rng.sample(pieces[key], n):
-                        seq = seqs[name][at:at + length]
-                        if rng.random() < .5:
-                            seq = seq.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-                        f.write(f">{name}_{at}\n{seq}\n")
-                        t.write(f"{name}_{at}\t{cls}\t{key[1]}\n")
+                        write_piece(f, t, rng, name, at, seqs[name][at:at + length], cls, key[1])
 
 
 if __name__ == "__main__":

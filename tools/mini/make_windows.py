@@ -12,7 +12,7 @@ import csv
 import random
 import sys
 
-from make_eval import group_of
+from make_eval import group_of, write_piece
 
 LENGTH = 500
 
@@ -28,11 +28,8 @@ def main():
     with open(f"{out}.fna", "w") as f, open(f"{out}.tsv", "w") as t:
         t.write("seq_id\tclass\tgroup\n")
         for name, at in windows[:number]:
-            seq = seqs[name][at:at + LENGTH]
-            if rng.random() < .5:
-                seq = seq.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-            f.write(f">{name}_{at}\n{seq}\n")
-            t.write(f"{name}_{at}\t{rows[name]['class']}\t{group_of(rows[name])}\n")
+            row = rows[name]
+            write_piece(f, t, rng, name, at, seqs[name][at:at + LENGTH], row["class"], group_of(row))
 
 
 if __name__ == "__main__":
