@@ -52,6 +52,35 @@ struct vnp_exec *vnp_encoder_session_exec(const struct vnp_encoder_session *s);
 vnp_status vnp_encoder_submit_products(struct vnp_encoder_session *s,
                                        const struct vnp_pack *pack) VNP_WARN_UNUSED;
 
+/* ---- safe.c: sequences that overflow -------------------------------------------------------- */
+
+bool vnp_vectors_are_finite(const float *x, int64_t n);
+
+/* What computes sequences once more in FP32 whose vectors are NaN or infinite: on the same device,
+ * with weights of its own, both opened when the first such sequence is met. For encoders that share
+ * a device, up to three; not shared by threads. */
+struct vnp_safe;
+struct vnp_safe_options {
+    const struct vnp_backend *backend;
+    int idx_device, n_threads;
+    const char *cache_dir;        /* borrowed; may be NULL */
+    enum vnp_precision precision; /* of the vectors; FP32 has no safer one */
+};
+struct vnp_safe_count {              /* sequences of a pack */
+    int64_t n_rerun, n_rerun_tokens; /* computed again in FP32 */
+    int64_t n_failed;                /* not finite now */
+};
+vnp_status vnp_safe_create(const struct vnp_safe_options *opt,
+                           struct vnp_safe **out) VNP_WARN_UNUSED;
+void vnp_safe_destroy(struct vnp_safe *s);
+/* Looks at out, the vectors of a pack from the encoder of c (which must outlive s), and computes
+ * those again that are not finite; the others are not touched. After NOMEM or DEVICE_NOMEM, where
+ * FP32 does not fit, its memory is free again; count is right after any failure but that of the
+ * first allocation. */
+vnp_status vnp_safe_mend(struct vnp_safe *s, const struct vnp_checkpoint *c,
+                         const struct vnp_encoder_want *want, const struct vnp_pack *pack,
+                         float *out, struct vnp_safe_count *count) VNP_WARN_UNUSED;
+
 /* The classifier, on a host backend. Immutable; shared by threads. */
 struct vnp_classifier;
 vnp_status vnp_classifier_create(const struct vnp_backend *host, struct vnp_device *dev,

@@ -294,7 +294,7 @@ static void deliver(struct driver *v, struct run_pack *p, const float *out, int6
     for (int64_t i = 0; i < p->view.n_seqs; i++) {
         int64_t n_rows = p->items[i]->n_rows; /* the item may be gone after item_done */
         const float *vec = out + row * n_cols;
-        if (n_bad > 0 && !vnp_run_rows_are_finite(vec, n_rows * n_cols)) vec = NULL;
+        if (n_bad > 0 && !vnp_vectors_are_finite(vec, n_rows * n_cols)) vec = NULL;
         vnp_run_engine_item_done(v->e, p->items[i], vec,
                                  "the encoder's answer is NaN or infinity, in fp32 too");
         row += n_rows;
@@ -325,7 +325,7 @@ static int64_t count_bad(const struct driver *v, const struct run_pack *p, const
     int64_t n_cols = v->e->n_cols[p->enc], n_bad = 0;
     for (int64_t i = 0; i < p->view.n_seqs; i++) {
         int64_t n = p->items[i]->n_rows * n_cols;
-        n_bad += !vnp_run_rows_are_finite(out, n);
+        n_bad += !vnp_vectors_are_finite(out, n);
         out += n;
     }
     return n_bad;

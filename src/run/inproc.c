@@ -22,7 +22,7 @@ struct run_encoders {
     struct vnp_encoder *encoder[N_ENC];
     struct session sessions[N_SESSIONS];
     int n_sessions;
-    struct run_safe safe;
+    struct vnp_safe *safe;
 };
 
 void vnp_run_encoders_close(struct run_encoders *w) {
@@ -30,7 +30,7 @@ void vnp_run_encoders_close(struct run_encoders *w) {
     for (int i = 0; i < N_SESSIONS; i++)
         for (int enc = 0; enc < N_ENC; enc++)
             vnp_encoder_session_destroy(w->sessions[i].session[enc]);
-    vnp_run_safe_close(&w->safe);
+    vnp_safe_destroy(w->safe);
     for (int enc = 0; enc < N_ENC; enc++) vnp_encoder_destroy(w->encoder[enc]);
     w->plan->device.backend->device_close(w->device);
     free(w);
@@ -44,7 +44,13 @@ static vnp_status open_parts(struct run_encoders *w) {
                                      .is_emulation = plan->device.is_emulation,
                                      .n_threads = plan->n_threads,
                                      .cache_dir = plan->cache_dir};
+    struct vnp_safe_options safe = {.backend = b,
+                                    .idx_device = opt.idx_device,
+                                    .n_threads = opt.n_threads,
+                                    .cache_dir = opt.cache_dir,
+                                    .precision = opt.precision};
     VNP_TRY(b->device_open(&opt, &w->device));
+    VNP_TRY(vnp_safe_create(&safe, &w->safe));
     w->n_sessions = b->is_host ? 1 : N_SESSIONS;
     for (int enc = 0; enc < N_ENC; enc++) {
         if (!plan->checkpoint[enc]) continue;
@@ -62,7 +68,7 @@ vnp_status vnp_run_encoders_open(const struct run_inproc *plan, struct run_encod
     *out = NULL;
     struct run_encoders *w = calloc(1, sizeof *w);
     if (!w) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "worker");
-    w->plan = w->safe.plan = plan;
+    w->plan = plan;
     vnp_status status = open_parts(w);
     if (status != VNP_OK) {
         vnp_run_encoders_close(w);
@@ -113,6 +119,26 @@ vnp_status vnp_run_encoders_submit(struct run_encoders *w, int session, const st
     return vnp_encoder_submit(s->in_use, &p->view, &w->plan->want, out);
 }
 
+/* Vectors that are not finite, computed again where that helps. Without memory for FP32 the run
+ * goes on: the sequences concerned fail by themselves. */
+static vnp_status judge(struct run_encoders *w, const struct run_pack *p, float *out,
+                        struct run_outcome *o) {
+    struct vnp_safe_count n;
+    vnp_status status =
+        vnp_safe_mend(w->safe, w->plan->checkpoint[p->enc], &w->plan->want, &p->view, out, &n);
+    bool is_nomem = status == VNP_NOMEM || status == VNP_DEVICE_NOMEM;
+    if (is_nomem && n.n_failed > 0)
+        vnp_log(VNP_LOG_WARN, "run", "%lld sequences overflow, and there is no memory for fp32: %s",
+                (long long)n.n_failed, vnp_error_last()->text);
+    else
+        VNP_TRY(status);
+    o->is_judged = true;
+    o->n_rerun = n.n_rerun;
+    o->n_rerun_tokens = n.n_rerun_tokens;
+    o->n_failed = n.n_failed;
+    return VNP_OK;
+}
+
 vnp_status vnp_run_encoders_wait(struct run_encoders *w, int session, struct run_outcome *o) {
     struct session *s = &w->sessions[session];
     const struct run_pack *p = s->pack;
@@ -121,8 +147,7 @@ vnp_status vnp_run_encoders_wait(struct run_encoders *w, int session, struct run
     o->has_span = vnp_encoder_span(s->in_use, &o->begin_s, &o->end_s);
     bool is_counted = w->plan->want.pool != VNP_POOL_NONE;
     if (is_counted && vnp_encoder_n_nonfinite(s->in_use) == 0) return VNP_OK;
-    return vnp_run_safe_judge(&w->safe, p, vnp_encoder_spec(w->encoder[p->enc])->n_hidden, s->out,
-                              o);
+    return judge(w, p, s->out, o);
 }
 
 /* ---- as a worker of the pool --------------------------------------------------------------------

@@ -76,24 +76,6 @@ vnp_status vnp_run_encoders_submit(struct run_encoders *w, int session, const st
 vnp_status vnp_run_encoders_wait(struct run_encoders *w, int session,
                                  struct run_outcome *o) VNP_WARN_UNUSED;
 
-/* safe.c: the rerun of sequences whose vectors are not finite */
-struct run_safe {
-    const struct run_inproc *plan;
-    struct vnp_device *device;
-    struct vnp_encoder *encoder[N_ENC];
-    struct vnp_encoder_session *session[N_ENC];
-    int64_t max_tokens[N_ENC], cap_tokens, cap_out;
-    uint16_t *tokens;
-    int32_t *cu;
-    int64_t *idx;
-    float *out;
-};
-bool vnp_run_rows_are_finite(const float *x, int64_t n);
-/* Looks at the pack's vectors and mends those it can; fills o but for the span. */
-vnp_status vnp_run_safe_judge(struct run_safe *s, const struct run_pack *p, int64_t n_cols,
-                              float *out, struct run_outcome *o) VNP_WARN_UNUSED;
-void vnp_run_safe_close(struct run_safe *s);
-
 /* ---- process.c: the host's side -----------------------------------------------------------------
  */
 

@@ -15,10 +15,13 @@
 enum { N_PROTEINS = 60, D = 96 };
 
 static struct vnp_backend half; /* ref, which emulates where a device computes */
+static bool is_full;            /* its memory, for FP32 */
 
 static vnp_status open_emulated(const struct vnp_device_options *opt, struct vnp_device **out) {
     struct vnp_device_options o = *opt;
     o.is_emulation = o.precision != VNP_PREC_FP32;
+    if (is_full && !o.is_emulation)
+        return vnp_fail(VNP_DEVICE_NOMEM, VNP_FROM_DEVICE, "full, to order");
     return vnp_ref_backend()->device_open(&o, out);
 }
 
@@ -133,6 +136,36 @@ static void test_hopeless(void **state) {
         assert_int_equal(counts.n_failed, n_guilty);
         free(rows);
     }
+    vnp_checkpoint_close(c);
+}
+
+/* No memory for a second set of weights: the sequences concerned fail, the others keep theirs. */
+static void test_full(void **state) {
+    (void)state;
+    char dir[4096], path[4096];
+    struct vnp_run_counts counts;
+    scratch("full", dir, sizeof dir);
+    put(path, sizeof path, "%s/in.faa", dir);
+    write_proteins(path);
+    run_tool("esm2-hf %s/m --esm 2,96,3 --overflow yes --dtype fp16", dir);
+    put(path, sizeof path, "%s/m", dir);
+    struct vnp_checkpoint *c = open_model(path, VNP_MODEL_ESM2);
+    float *want = embed(dir, "roomy", c, VNP_PREC_FP16, 300, &counts);
+    assert_int_equal(counts.n_failed, 0);
+    is_full = true;
+    float *got = embed(dir, "full", c, VNP_PREC_FP16, 300, &counts);
+    is_full = false;
+    int n_guilty = 0;
+    for (int i = 0; i < N_PROTEINS; i++) {
+        n_guilty += is_guilty(i);
+        if (is_guilty(i))
+            assert_true(isnan(got[i * D]));
+        else
+            assert_memory_equal(got + i * D, want + i * D, D * sizeof(float));
+    }
+    assert_int_equal(counts.n_failed, n_guilty);
+    free(want);
+    free(got);
     vnp_checkpoint_close(c);
 }
 
@@ -252,7 +285,7 @@ int main(void) {
     half = *vnp_ref_backend();
     half.device_open = open_emulated;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embed), cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_embed), cmocka_unit_test(test_hopeless), cmocka_unit_test(test_full),
         cmocka_unit_test(test_summary), cmocka_unit_test(test_classifier)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
