@@ -201,13 +201,17 @@ VNP_API vnp_status vnp_engine_embed_cols(const vnp_engine *engine, int64_t *n_co
  *
  *  Shapes   seqs[n_seqs], lens[n_seqs]; out[n_seqs][n_cols] float, n_cols from
  *           vnp_engine_embed_cols; out_n is the number of floats in out.
- *  Units    lens in letters; case does not matter. A sequence without letters gets a row of NaN.
+ *  Units    lens in letters; case does not matter. A sequence without letters gets a row of NaN,
+ *           any other one finite numbers: vectors that overflow in the engine's precision are
+ *           computed again in FP32 and counted (vnp_engine_counts_get). The first of them waits for
+ *           a second set of weights, which stays until the engine is destroyed.
  *  Owner    caller owns everything; nothing is kept after return.
  *  Threads  several threads may call on one engine; calls take turns on its device.
  *  Returns  VNP_OK; INVAL (options, out too small, no VNP_FOR_EMBED, a sequence that is NULL or
- *           of more than 2^30 letters), NOMEM, DEVICE, DEVICE_NOMEM; on error out is unspecified
- * and the engine stays usable. Since    0.1        Source  upstream extract_feature; spec: pooling
- * of ESM-2 and DNABERT-S
+ *           of more than 2^30 letters), FORMAT (a vector is NaN or infinite in FP32 too; the
+ *           error's record is the number of its sequence, from 0), NOMEM, DEVICE, DEVICE_NOMEM;
+ *           on error out is unspecified and the engine stays usable.
+ *  Since    0.1        Source  upstream extract_feature; spec: pooling of ESM-2 and DNABERT-S
  */
 VNP_API vnp_status vnp_engine_embed(vnp_engine *engine, float *out, size_t out_n,
                                     const char *const *seqs, const size_t *lens, size_t n_seqs,
@@ -226,15 +230,35 @@ typedef struct vnp_result {
  *
  *  Shapes   seqs[n_seqs], lens[n_seqs]; out[n_seqs], row s belongs to seqs[s].
  *  Units    lens in bases, white space between them does not count; virus_score is a probability.
+ *           Frames that overflow are computed again in FP32, as by vnp_engine_embed.
  *  Owner    caller owns everything; nothing is kept after return.
  *  Threads  several threads may call on one engine; calls take turns on its device.
  *  Returns  VNP_OK; INVAL (no VNP_FOR_PREDICT, a sequence that is NULL or of more than 2^40
- *           letters), NOMEM, DEVICE (scores that are NaN, too), DEVICE_NOMEM; on error out is
- *           unspecified and the engine stays usable. For whole files a job is faster.
+ *           letters), FORMAT (a vector or score that is NaN in FP32 too), NOMEM, DEVICE,
+ *           DEVICE_NOMEM; the error's record is the number of the sequence that failed, from 0; on
+ *           error out is unspecified and the engine stays usable. For whole files a job is faster.
  *  Since    0.1        Source  upstream prediction.py
  */
 VNP_API vnp_status vnp_engine_predict(vnp_engine *engine, vnp_result *out, const char *const *seqs,
                                       const size_t *lens, size_t n_seqs) VNP_WARN_UNUSED;
+
+typedef struct vnp_engine_counts {
+    size_t size;                      /* set by the caller */
+    int64_t n_sequences, n_tokens;    /* embedded; predict embeds a frame as DNA and as protein */
+    int64_t n_reruns, n_rerun_tokens; /* of them, computed again in FP32: they had overflowed */
+} vnp_engine_counts;
+
+/** What an engine has computed for sequences in memory; jobs count for themselves.
+ *
+ *  Shapes   out[1], out->size set by the caller.
+ *  Units    counts since vnp_engine_create.
+ *  Owner    caller's memory.
+ *  Threads  any, also while calls are under way: then some of their work is in it.
+ *  Returns  VNP_OK; INVAL (NULL or unknown size).
+ *  Since    0.1        Source  none
+ */
+VNP_API vnp_status vnp_engine_counts_get(const vnp_engine *engine,
+                                         vnp_engine_counts *out) VNP_WARN_UNUSED;
 
 /* ---- jobs: files in, files out -------------------------------------------------------------- */
 
@@ -644,7 +668,8 @@ typedef struct vnp_bench_options {
  *  Owner    strings and cells live during the callback only. Temporary files (TMPDIR) are removed.
  *  Threads  any; fn is called from this thread.
  *  Returns  VNP_OK; INVAL (no such bench), NOMEM, IO, DEVICE, DEVICE_NOMEM, UNSUPPORTED
- * (precision), and the errors of reading input or model. Since    0.1        Source  none
+ *           (precision), and the errors of reading input or model.
+ *  Since    0.1        Source  none
  */
 VNP_API vnp_status vnp_bench(const vnp_bench_options *options, vnp_bench_callback *fn,
                              void *ctx) VNP_WARN_UNUSED;
@@ -670,11 +695,12 @@ typedef struct vnp_validate_options {
  *  user's cache folder, for "auto" precision.
  *
  *  Shapes   options->inputs[n_inputs]; fn gets rows of cells, the last table is the conclusion.
- *  Units    centred and relative errors, labels, differences of a probability; see
- * docs/numerics.md. Owner    strings and cells live during the callback only. Threads  any; fn is
- * called from this thread. Returns  VNP_OK whatever passes; INVAL, UNSUPPORTED (the only precision
- * named is not there), DEVICE, DEVICE_NOMEM, NOMEM, and the errors of reading input or model. Since
- * 0.1        Source  none
+ *  Units    centred and relative errors, labels, differences of a probability: docs/numerics.md.
+ *  Owner    strings and cells live during the callback only.
+ *  Threads  any; fn is called from this thread.
+ *  Returns  VNP_OK whatever passes; INVAL, UNSUPPORTED (the only precision named is not there),
+ *           DEVICE, DEVICE_NOMEM, NOMEM, and the errors of reading input or model.
+ *  Since    0.1        Source  none
  */
 VNP_API vnp_status vnp_model_validate(const vnp_validate_options *options, vnp_bench_callback *fn,
                                       void *ctx) VNP_WARN_UNUSED;

@@ -20,7 +20,7 @@ import threading
 
 import numpy
 
-__all__ = ["Engine", "Error", "Info", "Result", "load", "version"]
+__all__ = ["Counts", "Engine", "Error", "Info", "Result", "load", "version"]
 
 _API_VERSION = 1
 _FOR_PREDICT, _FOR_EMBED = 1, 2
@@ -33,6 +33,9 @@ windows of each window's largest score, NaN when there is none."""
 Info = collections.namedtuple(
     "Info", "device precision why models note is_bundled window_bp n_dna n_protein")
 Info.__doc__ = "What an engine consists of."
+Counts = collections.namedtuple("Counts", "n_sequences n_tokens n_reruns n_rerun_tokens")
+Counts.__doc__ = """What an engine has computed: sequences embedded (predict embeds a frame as DNA and as protein) and
+their tokens; of them, those that overflowed in the engine's precision and were computed again in FP32."""
 
 
 class Error(Exception):
@@ -74,6 +77,11 @@ class _EngineInfo(ctypes.Structure):
                 ("n_protein", _c_i32)]
 
 
+class _EngineCounts(ctypes.Structure):
+    _fields_ = [("size", _c_size), ("n_sequences", _c_i64), ("n_tokens", _c_i64), ("n_reruns", _c_i64),
+                ("n_rerun_tokens", _c_i64)]
+
+
 class _EmbedOptions(ctypes.Structure):
     _fields_ = [("size", _c_size), ("version", ctypes.c_uint32), ("layer", _c_i32), ("pool", _c_str)]
 
@@ -99,6 +107,7 @@ def _open_library():
         "vnp_engine_create": (ctypes.c_int, [ctypes.POINTER(_EngineOptions), ctypes.POINTER(p)]),
         "vnp_engine_destroy": (None, [p]),
         "vnp_engine_info_get": (ctypes.c_int, [p, ctypes.POINTER(_EngineInfo)]),
+        "vnp_engine_counts_get": (ctypes.c_int, [p, ctypes.POINTER(_EngineCounts)]),
         "vnp_engine_embed_cols": (ctypes.c_int, [p, ctypes.POINTER(_c_i64)]),
         "vnp_engine_embed": (ctypes.c_int, [p, p, _c_size, seqs, lens, _c_size, ctypes.POINTER(_EmbedOptions)]),
         "vnp_engine_predict": (ctypes.c_int, [p, ctypes.POINTER(_Result), seqs, lens, _c_size]),
@@ -231,10 +240,20 @@ class Engine:
             return Info(_text(info.device), _text(info.precision), _text(info.why), _text(info.models),
                         _text(info.note), bool(info.is_bundled), info.window_bp, info.n_dna, info.n_protein)
 
+    @property
+    def counts(self):
+        """What embed and predict have computed on this engine so far, as Counts."""
+        counts = _EngineCounts(size=ctypes.sizeof(_EngineCounts))
+        with self._open() as handle:
+            _check(_lib.vnp_engine_counts_get(handle, ctypes.byref(counts)))
+            return Counts(counts.n_sequences, counts.n_tokens, counts.n_reruns, counts.n_rerun_tokens)
+
     def embed(self, seqs, layer=-1, pool="mean"):
         """Embeds a list of sequences (str or bytes): float32 array, a row for each, in order.
 
-        layer -1 is the last one; pool is "mean" or "cls". An empty sequence has a row of NaN.
+        layer -1 is the last one; pool is "mean" or "cls". An empty sequence has a row of NaN, any other finite
+        numbers: what overflows in the engine's precision is computed again in FP32 (see counts). One that is NaN or
+        infinite in FP32 too raises Error, whose record is its index.
         """
         n_cols = _c_i64()
         data, pointers, lens = _sequences(seqs)
@@ -249,7 +268,11 @@ class Engine:
         return out
 
     def predict(self, seqs):
-        """Predicts a list of DNA records (str or bytes): a list of Result, in order."""
+        """Predicts a list of DNA records (str or bytes): a list of Result, in order.
+
+        Frames that overflow are computed again in FP32, as by embed; an Error's record is the index of the one
+        that failed.
+        """
         data, pointers, lens = _sequences(seqs)
         out = (_Result * len(data))()
         with self._open() as handle:

@@ -110,6 +110,7 @@ void vnp_engine_destroy(vnp_engine *e) {
     vnp_api_encoder_drop(&e->esm2);
     vnp_api_encoder_drop(&e->dnabert);
     vnp_api_encoder_drop(&e->embed);
+    vnp_safe_destroy(e->safe);
     vnp_classifier_destroy(e->classifier);
     vnp_bpe_destroy(e->bpe);
     if (e->device) e->devices.list[0].backend->device_close(e->device);
@@ -138,6 +139,18 @@ vnp_status vnp_engine_info_get(const vnp_engine *e, vnp_engine_info *out) {
     return VNP_OK;
 }
 
+vnp_status vnp_engine_counts_get(const vnp_engine *e, vnp_engine_counts *out) {
+    if (!e || !out || out->size != sizeof *out)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                        "engine counts: no engine, or a struct of unknown size");
+    *out = (vnp_engine_counts){.size = sizeof *out,
+                               .n_sequences = atomic_load(&e->n_sequences),
+                               .n_tokens = atomic_load(&e->n_tokens_done),
+                               .n_reruns = atomic_load(&e->n_reruns),
+                               .n_rerun_tokens = atomic_load(&e->n_rerun_tokens)};
+    return VNP_OK;
+}
+
 void vnp_api_encoder_drop(struct vnp_api_encoder *e) {
     vnp_encoder_session_destroy(e->session);
     vnp_encoder_destroy(e->encoder);
@@ -152,6 +165,12 @@ static vnp_status device_ready(struct vnp_engine *e) {
                                    .is_emulation = e->devices.list[0].is_emulation,
                                    .n_threads = e->n_threads,
                                    .cache_dir = e->cache_dir[0] ? e->cache_dir : NULL};
+    struct vnp_safe_options safe = {.backend = e->devices.list[0].backend,
+                                    .idx_device = o.idx_device,
+                                    .n_threads = o.n_threads,
+                                    .cache_dir = o.cache_dir,
+                                    .precision = o.precision};
+    if (!e->safe) VNP_TRY(vnp_safe_create(&safe, &e->safe));
     return e->devices.list[0].backend->device_open(&o, &e->device);
 }
 

@@ -14,6 +14,7 @@
 #include <virnucpro/virnucpro.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { VNP_API_PATH = 4096, VNP_API_MAX_DEVICES = 64 };
 
@@ -93,6 +94,9 @@ struct vnp_engine {
     struct vnp_api_encoder esm2, dnabert, embed;
     struct vnp_classifier *classifier;
     struct vnp_bpe *bpe;
+    struct vnp_safe *safe; /* for vectors that are not finite */
+    /* of calls in memory; written under the lock, read at any time */
+    atomic_int_fast64_t n_sequences, n_tokens_done, n_reruns, n_rerun_tokens;
 };
 
 /* Under engine->lock: makes `e` ready for sequences of up to max_len tokens. */
@@ -100,12 +104,21 @@ vnp_status vnp_api_encoder_ready(struct vnp_engine *engine, struct vnp_api_encod
                                  const struct vnp_checkpoint *c, int64_t max_len) VNP_WARN_UNUSED;
 void vnp_api_encoder_drop(struct vnp_api_encoder *e);
 vnp_status vnp_api_bpe_ready(struct vnp_engine *engine, struct vnp_checkpoint *dna) VNP_WARN_UNUSED;
-/* Embeds n sequences with a ready-made choice of encoder; rows of sequences without letters are
- * NaN. */
-vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder *e,
-                              struct vnp_checkpoint *c, const struct vnp_encoder_want *want,
-                              const char *const *seqs, const size_t *lens, size_t n,
-                              float *out) VNP_WARN_UNUSED;
+/* Sequences to embed and with what. */
+struct vnp_api_embedding {
+    struct vnp_api_encoder *encoder; /* of the engine, for checkpoint */
+    struct vnp_checkpoint *checkpoint;
+    struct vnp_encoder_want want;
+    bool is_raw; /* vectors that are not finite are left as the precision gives them */
+    const char *const *seqs;
+    const size_t *lens;
+    size_t n;
+    float *out;        /* [n][D]; rows of sequences without letters are NaN */
+    size_t idx_failed; /* set: the sequence that is not finite in FP32 either; SIZE_MAX: none */
+};
+/* Under engine->lock. */
+vnp_status vnp_api_embed_seqs(struct vnp_engine *engine,
+                              struct vnp_api_embedding *job) VNP_WARN_UNUSED;
 const struct vnp_backend *vnp_api_host_backend(void);
 
 /* INVAL unless the struct a caller handed in is of a size and version that this library knows. */

@@ -6,6 +6,7 @@
 #include "seq/seq.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,9 @@ enum { MAX_EMBED_LETTERS = 1 << 30 }; /* tokens of a pack are counted in 32 bits
 
 /* A pack under construction; seq_of[s] is the row that pack sequence s belongs to. */
 struct builder {
+    struct vnp_engine *engine;
+    struct vnp_api_embedding *job;
+    bool is_dna;
     uint16_t *tokens;
     int32_t *cu;
     size_t *seq_of;
@@ -36,13 +40,13 @@ static size_t max_tokens_of(const struct vnp_engine *engine, bool is_dna, size_t
     return is_dna ? vnp_bpe_max_tokens(engine->bpe, len) : len + 2;
 }
 
-static vnp_status builder_init(struct builder *b, const struct vnp_engine *engine, bool is_dna,
-                               const struct vnp_api_encoder *e, size_t longest) {
+static vnp_status builder_init(struct builder *b, size_t longest) {
+    const struct vnp_api_encoder *e = b->job->encoder;
     size_t max_tokens = (size_t)e->max_tokens, max_seqs = (size_t)e->max_seqs;
-    memset(b, 0, sizeof *b);
+    size_t n_scratch = b->is_dna ? vnp_bpe_scratch_bytes(b->engine->bpe, longest) : 1;
+    max_tokens += max_tokens_of(b->engine, b->is_dna, longest);
     b->n_cols = vnp_encoder_spec(e->encoder)->n_hidden;
-    size_t n_scratch = is_dna ? vnp_bpe_scratch_bytes(engine->bpe, longest) : 1;
-    b->tokens = malloc((max_tokens + max_tokens_of(engine, is_dna, longest)) * sizeof *b->tokens);
+    b->tokens = malloc(max_tokens * sizeof *b->tokens);
     b->cu = malloc((max_seqs + 1) * sizeof *b->cu);
     b->seq_of = malloc(max_seqs * sizeof *b->seq_of);
     b->rows = malloc(max_seqs * (size_t)b->n_cols * sizeof *b->rows);
@@ -52,8 +56,38 @@ static vnp_status builder_init(struct builder *b, const struct vnp_engine *engin
     return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for a batch");
 }
 
-static vnp_status builder_flush(struct builder *b, struct vnp_api_encoder *e,
-                                const struct vnp_encoder_want *want, float *out) {
+/* The first sequence of the pack that is not finite, in FP32 either, is the call's failure. */
+static vnp_status builder_blame(struct builder *b) {
+    bool is_fp32 = b->engine->devices.precision == VNP_PREC_FP32;
+    int64_t k = 0;
+    while (k < b->n_seqs - 1 && vnp_vectors_are_finite(b->rows + k * b->n_cols, b->n_cols)) k++;
+    b->job->idx_failed = b->seq_of[k];
+    vnp_status s =
+        vnp_fail(VNP_FORMAT, VNP_FROM_MODEL, "the %s encoder's answer is NaN or infinity%s",
+                 b->is_dna ? "DNA" : "protein", is_fp32 ? " in fp32" : ", in fp32 too");
+    vnp_error_hint("leave this sequence out; where ordinary ones fail, the weights are at fault");
+    return s;
+}
+
+/* Vectors that are not finite, computed again in FP32. */
+static vnp_status builder_mend(struct builder *b, const struct vnp_pack *pack) {
+    struct vnp_engine *e = b->engine;
+    const struct vnp_api_embedding *job = b->job;
+    struct vnp_safe_count n;
+    if (vnp_encoder_n_nonfinite(job->encoder->session) == 0) return VNP_OK;
+    vnp_status s = vnp_safe_mend(e->safe, job->checkpoint, &job->want, pack, b->rows, &n);
+    atomic_fetch_add(&e->n_reruns, n.n_rerun);
+    atomic_fetch_add(&e->n_rerun_tokens, n.n_rerun_tokens);
+    if (s == VNP_NOMEM || s == VNP_DEVICE_NOMEM)
+        vnp_error_hint("sequences that overflow in %s need the weights in fp32 beside it; with "
+                       "precision fp32 there is but one set",
+                       vnp_precision_name(e->devices.precision));
+    VNP_TRY(s);
+    return n.n_failed > 0 ? builder_blame(b) : VNP_OK;
+}
+
+static vnp_status builder_flush(struct builder *b) {
+    struct vnp_encoder_session *session = b->job->encoder->session;
     if (b->n_seqs == 0) return VNP_OK;
     b->cu[0] = 0;
     struct vnp_pack pack = {.n_tokens = b->n_tokens,
@@ -61,31 +95,34 @@ static vnp_status builder_flush(struct builder *b, struct vnp_api_encoder *e,
                             .max_len = b->max_len,
                             .tokens = b->tokens,
                             .cu_seqlens = b->cu};
-    VNP_TRY(vnp_encoder_submit(e->session, &pack, want, b->rows));
-    VNP_TRY(vnp_encoder_wait(e->session));
+    VNP_TRY(vnp_encoder_submit(session, &pack, &b->job->want, b->rows));
+    VNP_TRY(vnp_encoder_wait(session));
+    atomic_fetch_add(&b->engine->n_sequences, b->n_seqs);
+    atomic_fetch_add(&b->engine->n_tokens_done, b->n_tokens);
+    if (!b->job->is_raw) VNP_TRY(builder_mend(b, &pack));
     for (int64_t s = 0; s < b->n_seqs; s++)
-        memcpy(out + b->seq_of[s] * (size_t)b->n_cols, b->rows + s * b->n_cols,
-               (size_t)b->n_cols * sizeof *out);
+        memcpy(b->job->out + b->seq_of[s] * (size_t)b->n_cols, b->rows + s * b->n_cols,
+               (size_t)b->n_cols * sizeof *b->rows);
     b->n_tokens = b->n_seqs = b->max_len = 0;
     return VNP_OK;
 }
 
-/* Adds one sequence; the pack goes off first when it has no room. */
-static vnp_status builder_add(struct builder *b, struct vnp_engine *engine, bool is_dna,
-                              struct vnp_api_encoder *e, const struct vnp_encoder_want *want,
-                              const char *seq, size_t len, size_t row, float *out) {
-    size_t n = 0, n_unknown = 0;
+/* Adds sequence i; the pack goes off first when it has no room. */
+static vnp_status builder_add(struct builder *b, size_t i) {
+    const char *seq = b->job->seqs[i];
+    size_t len = b->job->lens[i], n = 0, n_unknown = 0;
+    const struct vnp_api_encoder *e = b->job->encoder;
     uint16_t *at = b->tokens + b->n_tokens;
-    if (is_dna)
-        VNP_TRY(vnp_bpe_encode(engine->bpe, seq, len, b->bpe_scratch, at, &n, &n_unknown));
+    if (b->is_dna)
+        VNP_TRY(vnp_bpe_encode(b->engine->bpe, seq, len, b->bpe_scratch, at, &n, &n_unknown));
     else
         vnp_tok_esm_encode(seq, len, at, &n, &n_unknown);
     if (b->n_tokens + (int64_t)n > e->max_tokens || b->n_seqs == e->max_seqs) {
-        VNP_TRY(builder_flush(b, e, want, out));
+        VNP_TRY(builder_flush(b));
         memmove(b->tokens, at, n * sizeof *at);
     }
     b->n_tokens += (int64_t)n;
-    b->seq_of[b->n_seqs++] = row;
+    b->seq_of[b->n_seqs++] = i;
     b->cu[b->n_seqs] = (int32_t)b->n_tokens;
     b->max_len = VNP_MAX(b->max_len, (int64_t)n);
     return VNP_OK;
@@ -102,26 +139,34 @@ static bool is_blank(const char *seq, size_t len) {
     return i == len;
 }
 
-vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_encoder *e,
-                              struct vnp_checkpoint *c, const struct vnp_encoder_want *want,
-                              const char *const *seqs, const size_t *lens, size_t n, float *out) {
+vnp_status vnp_api_embed_seqs(struct vnp_engine *engine, struct vnp_api_embedding *job) {
+    struct vnp_checkpoint *c = job->checkpoint;
     bool is_dna = vnp_checkpoint_spec(c)->kind == VNP_MODEL_DNABERT;
     size_t longest = 1;
-    struct builder b;
-    for (size_t i = 0; i < n; i++) longest = VNP_MAX(longest, lens[i]);
+    struct builder b = {.engine = engine, .job = job, .is_dna = is_dna};
+    job->idx_failed = SIZE_MAX;
+    for (size_t i = 0; i < job->n; i++) longest = VNP_MAX(longest, job->lens[i]);
     if (is_dna) VNP_TRY(vnp_api_bpe_ready(engine, c));
-    VNP_TRY(vnp_api_encoder_ready(engine, e, c, (int64_t)max_tokens_of(engine, is_dna, longest)));
-    VNP_TRY(builder_init(&b, engine, is_dna, e, longest));
+    VNP_TRY(vnp_api_encoder_ready(engine, job->encoder, c,
+                                  (int64_t)max_tokens_of(engine, is_dna, longest)));
+    VNP_TRY(builder_init(&b, longest));
     vnp_status s = VNP_OK;
-    for (size_t i = 0; s == VNP_OK && i < n; i++) {
-        if (is_blank(seqs[i], lens[i]))
-            for (int64_t k = 0; k < b.n_cols; k++) out[i * (size_t)b.n_cols + (size_t)k] = NAN;
+    for (size_t i = 0; s == VNP_OK && i < job->n; i++) {
+        if (is_blank(job->seqs[i], job->lens[i]))
+            for (int64_t k = 0; k < b.n_cols; k++) job->out[i * (size_t)b.n_cols + (size_t)k] = NAN;
         else
-            s = builder_add(&b, engine, is_dna, e, want, seqs[i], lens[i], i, out);
+            s = builder_add(&b, i);
     }
-    if (s == VNP_OK) s = builder_flush(&b, e, want, out);
+    if (s == VNP_OK) s = builder_flush(&b);
     builder_fini(&b);
     return s;
+}
+
+/* The failure under way is that of the caller's sequence i. */
+static void name_seq(size_t i) {
+    char number[24];
+    snprintf(number, sizeof number, "%zu", i);
+    vnp_error_at(NULL, -1, -1, number);
 }
 
 /* A sequence of the caller's: there, and of a length that sums with it cannot exceed. */
@@ -159,9 +204,15 @@ vnp_status vnp_engine_embed(vnp_engine *engine, float *out, size_t out_n, const 
     if (n_seqs > 0 && (!out || !seqs || !lens))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "embed: a pointer is NULL");
     VNP_TRY(check_seqs("embed", seqs, lens, n_seqs, MAX_EMBED_LETTERS));
-    struct vnp_encoder_want want = {.layer = o->layer, .pool = VNP_POOL_MEAN};
+    struct vnp_api_embedding job = {.encoder = &engine->embed,
+                                    .checkpoint = engine->embed_model,
+                                    .want = {.layer = o->layer, .pool = VNP_POOL_MEAN},
+                                    .seqs = seqs,
+                                    .lens = lens,
+                                    .n = n_seqs,
+                                    .out = out};
     if (o->pool && strcmp(o->pool, "cls") == 0)
-        want.pool = VNP_POOL_CLS;
+        job.want.pool = VNP_POOL_CLS;
     else if (o->pool && strcmp(o->pool, "mean") != 0)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "embed: pool is 'mean' or 'cls', not '%s'",
                         o->pool);
@@ -169,9 +220,9 @@ vnp_status vnp_engine_embed(vnp_engine *engine, float *out, size_t out_n, const 
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "embed: layer %d; the model has %lld layers",
                         o->layer, (long long)vnp_checkpoint_spec(engine->embed_model)->n_layers);
     pthread_mutex_lock(&engine->lock);
-    vnp_status s = vnp_api_embed_seqs(engine, &engine->embed, engine->embed_model, &want, seqs,
-                                      lens, n_seqs, out);
+    vnp_status s = vnp_api_embed_seqs(engine, &job);
     pthread_mutex_unlock(&engine->lock);
+    if (s != VNP_OK && job.idx_failed < n_seqs) name_seq(job.idx_failed);
     return s;
 }
 
@@ -254,7 +305,6 @@ static vnp_status group_cut(struct group *g, const char *seq, size_t len, int64_
 /* Both encoders over the frames, joined: z [n][D_dna + D_protein], then scores [n][2]. */
 static vnp_status group_score(struct vnp_engine *e, const struct group *g, float *z, float *part,
                               const char **seqs, size_t *lens, float *scores) {
-    struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
     size_t n_dna = (size_t)vnp_checkpoint_spec(e->models.dnabert)->n_hidden;
     size_t n_protein = (size_t)vnp_checkpoint_spec(e->models.esm2)->n_hidden;
     for (int kind = 0; kind < 2; kind++) {
@@ -263,22 +313,22 @@ static vnp_status group_score(struct vnp_engine *e, const struct group *g, float
             seqs[i] = g->letters + g->off[2 * i + (size_t)kind];
             lens[i] = g->len[2 * i + (size_t)kind];
         }
-        VNP_TRY(vnp_api_embed_seqs(e, kind ? &e->esm2 : &e->dnabert,
-                                   kind ? e->models.esm2 : e->models.dnabert, &want, seqs, lens,
-                                   g->n, part));
+        struct vnp_api_embedding job = {.encoder = kind ? &e->esm2 : &e->dnabert,
+                                        .checkpoint = kind ? e->models.esm2 : e->models.dnabert,
+                                        .want = {.layer = -1, .pool = VNP_POOL_MEAN},
+                                        .seqs = seqs,
+                                        .lens = lens,
+                                        .n = g->n,
+                                        .out = part};
+        VNP_TRY(vnp_api_embed_seqs(e, &job));
         for (size_t i = 0; i < g->n; i++)
             memcpy(z + i * (n_dna + n_protein) + (kind ? n_dna : 0), part + i * n_cols,
                    n_cols * sizeof *z);
     }
     VNP_TRY(vnp_classifier_run(e->classifier, z, (int64_t)g->n, scores));
     for (size_t i = 0; i < 2 * g->n; i++)
-        if (!isfinite(scores[i])) {
-            vnp_status s =
-                vnp_fail(VNP_DEVICE, VNP_FROM_DEVICE,
-                         "a frame's scores are NaN: an encoder or the classifier overflowed");
-            vnp_error_hint("use precision fp32, or a job, which computes such frames again");
-            return s;
-        }
+        if (!isfinite(scores[i]))
+            return vnp_fail(VNP_FORMAT, VNP_FROM_MODEL, "the classifier's answer is NaN");
     return VNP_OK;
 }
 
@@ -363,7 +413,7 @@ vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const 
             s = vnp_classifier_create(host, e->host_device, e->models.classifier, &e->classifier);
     }
     for (size_t i = 0; s == VNP_OK && i < n_seqs; i++)
-        s = predict_text(e, seqs[i], lens[i], &out[i]);
+        if ((s = predict_text(e, seqs[i], lens[i], &out[i])) != VNP_OK) name_seq(i);
     pthread_mutex_unlock(&e->lock);
     return s;
 }

@@ -144,7 +144,6 @@ static vnp_status verify_encoder(struct verify *v, bool is_protein) {
     struct vnp_engine *e = v->engine;
     struct vnp_checkpoint *c = is_protein ? e->models.esm2 : e->models.dnabert;
     const char *what = is_protein ? "ESM-2 3B" : "DNABERT-S";
-    struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
     enum { MAX_FACTS = 64 };
     const char *seqs[MAX_FACTS];
     size_t lens[MAX_FACTS], n = (size_t)VNP_MIN(vnp_truth_count(), (int)MAX_FACTS);
@@ -167,8 +166,15 @@ static vnp_status verify_encoder(struct verify *v, bool is_protein) {
     float *out = malloc(n * (size_t)n_cols * sizeof *out);
     if (!out) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for %zu vectors", n);
     v->vectors[is_protein] = out;
-    VNP_TRY(
-        vnp_api_embed_seqs(e, is_protein ? &e->esm2 : &e->dnabert, c, &want, seqs, lens, n, out));
+    struct vnp_api_embedding job = {.encoder = is_protein ? &e->esm2 : &e->dnabert,
+                                    .checkpoint = c,
+                                    .want = {.layer = -1, .pool = VNP_POOL_MEAN},
+                                    .is_raw = true, /* it is the precision that is judged */
+                                    .seqs = seqs,
+                                    .lens = lens,
+                                    .n = n,
+                                    .out = out};
+    VNP_TRY(vnp_api_embed_seqs(e, &job));
     if (vnp_truth_check(vnp_checkpoint_spec(c)->kind, out, n_cols, &error, &idx_worst) != VNP_OK) {
         report(v, 2, what, "%s has vectors of %lld columns: it is another model",
                vnp_checkpoint_spec(c)->name, (long long)n_cols);

@@ -168,17 +168,20 @@ static vnp_status classify(struct validate *v, struct answer *a) {
 }
 
 static vnp_status embed_part(struct validate *v, struct vnp_engine *e, int kind, struct answer *a) {
-    struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_MEAN};
     size_t n = v->frames.n, n_cols = (size_t)vnp_checkpoint_spec(v->part[kind])->n_hidden;
-    const char *const *text = (const char *const *)v->frames.text[kind];
-    struct vnp_api_encoder *encoder = kind == KIND_PROTEIN ? &e->esm2 : &e->dnabert;
-    a->vectors[kind] = malloc(n * n_cols * sizeof(float));
-    if (!a->vectors[kind]) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for vectors");
-    VNP_TRY(vnp_api_embed_seqs(e, encoder, v->part[kind], &want, text, v->frames.len[kind],
-                               VNP_MIN(n, (size_t)WARM_FRAMES), a->vectors[kind]));
+    struct vnp_api_embedding job = {.encoder = kind == KIND_PROTEIN ? &e->esm2 : &e->dnabert,
+                                    .checkpoint = v->part[kind],
+                                    .want = {.layer = -1, .pool = VNP_POOL_MEAN},
+                                    .is_raw = true, /* overflows are counted */
+                                    .seqs = (const char *const *)v->frames.text[kind],
+                                    .lens = v->frames.len[kind],
+                                    .n = VNP_MIN(n, (size_t)WARM_FRAMES)};
+    job.out = a->vectors[kind] = malloc(n * n_cols * sizeof(float));
+    if (!job.out) return vnp_fail(VNP_NOMEM, VNP_FROM_NONE, "no memory for vectors");
+    VNP_TRY(vnp_api_embed_seqs(e, &job));
     double t = vnp_now_s();
-    VNP_TRY(vnp_api_embed_seqs(e, encoder, v->part[kind], &want, text, v->frames.len[kind], n,
-                               a->vectors[kind]));
+    job.n = n;
+    VNP_TRY(vnp_api_embed_seqs(e, &job));
     a->seconds += vnp_now_s() - t;
     return VNP_OK;
 }

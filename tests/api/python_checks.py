@@ -88,6 +88,9 @@ def embed(model, fasta, npy):
         got = engine.embed(seqs)
         assert got.dtype == numpy.float32 and got.shape == due.shape
         assert got.tobytes() == due.tobytes()
+        counts = engine.counts
+        assert counts.n_sequences == len(seqs) and counts.n_tokens > len(seqs), counts
+        assert counts.n_reruns == counts.n_rerun_tokens == 0, counts
         assert engine.embed([]).shape == (0, due.shape[1])
         assert numpy.isnan(engine.embed([""])).all()
         assert not numpy.array_equal(engine.embed(seqs[:2], pool="cls"), got[:2])
@@ -124,4 +127,23 @@ def embed(model, fasta, npy):
     assert len(ended) == 3
 
 
-{"predict": predict, "errors": errors, "embed": embed}[sys.argv[1]](*sys.argv[2:])
+def overflow(model, hopeless):
+    """In models whose tryptophan leaves FP16's range, or is NaN."""
+    seqs = ["MKLAGV", "MKLAGW", "LLLLLLLLLL", "WLLL"]
+    with virnucpro.load(model=model, device="ref", precision="fp32") as engine:
+        single = engine.embed(seqs)
+    with virnucpro.load(model=model, device="ref", precision="fp16") as engine:
+        half = engine.embed(seqs)
+        assert engine.counts == virnucpro.Counts(4, 34, 2, 14), engine.counts
+    for i, is_rerun in enumerate((False, True, False, True)):
+        assert (half[i].tobytes() == single[i].tobytes()) == is_rerun, i
+        assert numpy.isfinite(half[i]).all()
+    with virnucpro.load(model=hopeless, device="ref", precision="fp16") as engine:
+        try:
+            engine.embed(seqs)
+            raise SystemExit("NaN passed for a vector")
+        except virnucpro.Error as e:
+            assert e.status == "VNP_FORMAT" and e.exit_code == 78 and e.record == "1" and "fp32" in e.text, vars(e)
+
+
+{"predict": predict, "errors": errors, "embed": embed, "overflow": overflow}[sys.argv[1]](*sys.argv[2:])

@@ -29,6 +29,11 @@ fi
 expect "the program predicts" 0 "" predict in.fna -o run --models "$tiny" --device cpu --precision fp32 -q
 check "predict: equal to contigs.tsv" "$python" "$source_dir/tests/api/python_checks.py" predict "$tiny" in.fna run/contigs.tsv
 check "errors are exceptions" "$python" "$source_dir/tests/api/python_checks.py" errors "$tiny"
+tools=$(dirname "$program")/tools
+"$tools/make-random-model" esm2-hf overflow --esm 2,96,3 --overflow yes --dtype fp16 >/dev/null
+"$tools/make-random-model" esm2-hf hopeless --esm 2,96,3 --overflow nan >/dev/null
+check "what overflows in fp16 is computed again in fp32" \
+  "$python" "$source_dir/tests/api/python_checks.py" overflow overflow hopeless
 need_goldens
 golden=$goldens/esm2/t3_d128_h2
 expect "the program embeds" 0 "" embed "$golden/proteins.faa" -o e.npy --model "$golden/model.pt" --device cpu --precision fp32 -q
