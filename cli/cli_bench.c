@@ -3,6 +3,7 @@
 // `benches` and its options in `bench`.
 #include "cli.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,22 @@ static int cell_width(const vnp_bench_cell *c) {
     return n > CELL_WIDTH ? n : CELL_WIDTH;
 }
 
+static void print_cell(const vnp_bench_cell *c) {
+    double v = c->value;
+    size_t n_title = strlen(c->title);
+    int width = cell_width(c);
+    if (!isfinite(v))
+        printf("%*s", width, "-");
+    else if (n_title > 0 && c->title[n_title - 1] == '?')
+        printf("%*s", width, v != 0 ? "yes" : "no");
+    else if (v == floor(v) || fabs(v) >= 1000)
+        printf("%*.0f", width, v);
+    else if (fabs(v) < 0.01)
+        printf("%*.1e", width, v);
+    else
+        printf("%*.*f", width, fabs(v) >= 100 ? 2 : 3, v);
+}
+
 static void print_row(struct printer *p, const vnp_bench_row *row) {
     if (strcmp(p->table, row->table) != 0) {
         snprintf(p->table, sizeof p->table, "%s", row->table);
@@ -34,14 +51,7 @@ static void print_row(struct printer *p, const vnp_bench_row *row) {
         printf("\n");
     }
     printf("  %-*s", NAME_WIDTH, row->name);
-    for (size_t i = 0; i < row->n_cells; i++) {
-        double v = row->cells[i].value;
-        int n_digits = v == (double)(int64_t)v && v >= 1000 ? 0 : v >= 1000 ? 0 : v >= 100 ? 2 : 3;
-        if (v != 0 && v < 0.01 && v > -0.01)
-            printf("%*.1e", cell_width(&row->cells[i]), v);
-        else
-            printf("%*.*f", cell_width(&row->cells[i]), n_digits, v);
-    }
+    for (size_t i = 0; i < row->n_cells; i++) print_cell(&row->cells[i]);
     printf("\n");
 }
 
@@ -50,8 +60,13 @@ static void print_row_json(const struct printer *p, const vnp_bench_row *row) {
     vnp_cli_json_text(row->table);
     printf(", \"name\": ");
     vnp_cli_json_text(row->name);
-    for (size_t i = 0; i < row->n_cells; i++)
-        printf(", \"%s\": %.6g", row->cells[i].key, row->cells[i].value);
+    for (size_t i = 0; i < row->n_cells; i++) {
+        printf(", \"%s\": ", row->cells[i].key);
+        if (isfinite(row->cells[i].value))
+            printf("%.6g", row->cells[i].value);
+        else
+            printf("null");
+    }
     printf("}");
 }
 
@@ -65,12 +80,21 @@ static void take_row(void *ctx, const vnp_bench_row *row) {
     fflush(stdout); /* a bench takes its time: rows are shown as they come */
 }
 
-static int run(const vnp_bench_options *o, bool is_json) {
-    struct printer p = {.is_json = is_json};
-    vnp_status s = vnp_bench(o, take_row, &p);
-    if (is_json) printf("%s\n]\n", p.has_rows ? "" : "[");
+/* Closes the list and says what failed. */
+static int end(const struct printer *p, vnp_status s) {
+    if (p->is_json) printf("%s\n]\n", p->has_rows ? "" : "[");
     int rc = vnp_cli_flush(0);
     return s == VNP_OK ? rc : vnp_cli_fail();
+}
+
+static int run(const vnp_bench_options *o, bool is_json) {
+    struct printer p = {.is_json = is_json};
+    bool is_talking =
+        strcmp(o->what, "device") == 0; /* of what it leaves out; a run of host talks more */
+    if (is_talking) vnp_cli_report_open(&(struct vnp_cli_report_options){0});
+    int rc = end(&p, vnp_bench(o, take_row, &p));
+    if (is_talking) vnp_cli_report_close();
+    return rc;
 }
 
 static int unknown(const char *what) {
@@ -161,10 +185,9 @@ int vnp_cli_validate(int argc, char **argv) {
     } else if (rc == 0 && args.n_positional == 0) {
         rc = vnp_cli_usage("model validate", "no sequences; name FASTA or FASTQ files");
     } else if (rc == 0) {
-        vnp_status s = vnp_model_validate(&o, take_row, &p);
-        if (p.is_json) printf("%s\n]\n", p.has_rows ? "" : "[");
-        rc = vnp_cli_flush(0);
-        if (s != VNP_OK) rc = vnp_cli_fail();
+        vnp_cli_report_open(&(struct vnp_cli_report_options){0});
+        rc = end(&p, vnp_model_validate(&o, take_row, &p));
+        vnp_cli_report_close();
     }
     free(args.positional);
     return rc;

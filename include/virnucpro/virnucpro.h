@@ -628,8 +628,8 @@ VNP_API vnp_status vnp_doctor(vnp_report_callback *fn, void *ctx) VNP_WARN_UNUSE
 /* ---- benches -------------------------------------------------------------------------------- */
 
 typedef struct vnp_bench_cell {
-    const char *key, *title; /* for programs, for people (with the unit) */
-    double value;
+    const char *key, *title; /* for programs, for people (with the unit; "passes?": 1 yes, 0 no) */
+    double value;            /* NaN: unknown here */
 } vnp_bench_cell;
 /* Rows of one table come one after the other and have the same cells. */
 typedef struct vnp_bench_row {

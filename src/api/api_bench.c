@@ -121,6 +121,9 @@ static vnp_status bench_device(const vnp_bench_options *o, struct relay *relay) 
     struct vnp_api_devices d;
     VNP_TRY(vnp_api_devices_choose(o->device, NULL, o->n_threads, &d));
     bool is_host = d.list[0].backend->is_host;
+    if (d.why_not[0])
+        vnp_log(VNP_LOG_INFO, "api", "no GPU used: %s; `virnucpro doctor` says what is missing",
+                d.why_not);
     VNP_TRY(bench_one_model(o, &d, o->model ? o->model : is_host ? "35M" : "3B", relay));
     return o->model || is_host ? VNP_OK : bench_one_model(o, &d, "dnabert", relay);
 }

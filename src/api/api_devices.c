@@ -222,6 +222,11 @@ static void describe(struct vnp_api_devices *d, int n_threads) {
              n == 1 ? "" : "s");
 }
 
+void vnp_api_devices_tell_why_not(struct vnp_api_devices *d) {
+    size_t n = strlen(d->why);
+    if (d->why_not[0]) snprintf(d->why + n, sizeof d->why - n, "; no GPU used: %.300s", d->why_not);
+}
+
 vnp_status vnp_api_devices_choose(const char *device, const char *precision, int n_threads,
                                   struct vnp_api_devices *d) {
     char why_not[768] = "";
@@ -258,9 +263,7 @@ vnp_status vnp_api_devices_choose(const char *device, const char *precision, int
         snprintf(d->why, sizeof d->why,
                  d->list[0].is_emulation ? "as asked, emulated" : "as asked");
     }
-    if (is_auto && is_host && why_not[0]) {
-        size_t n = strlen(d->why);
-        snprintf(d->why + n, sizeof d->why - n, "; no GPU used: %.300s", why_not);
-    }
+    if (is_auto && is_host) snprintf(d->why_not, sizeof d->why_not, "%.300s", why_not);
+    vnp_api_devices_tell_why_not(d);
     return VNP_OK;
 }

@@ -52,8 +52,9 @@ static void use_verdict(struct vnp_engine *e) {
         bool is_dna = vnp_checkpoint_spec(e->embed_model)->kind == VNP_MODEL_DNABERT;
         parts[is_dna ? 0 : 1] = e->embed_model;
     }
-    (void)vnp_api_verdict_find(&e->devices, parts, 3, &e->devices.precision, e->devices.why,
-                               sizeof e->devices.why);
+    if (vnp_api_verdict_find(&e->devices, parts, 3, &e->devices.precision, e->devices.why,
+                             sizeof e->devices.why))
+        vnp_api_devices_tell_why_not(&e->devices);
 }
 
 static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o) {

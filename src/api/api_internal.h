@@ -25,10 +25,14 @@ struct vnp_api_devices {
     int n;
     enum vnp_precision precision;
     char name[256], why[512];
+    char why_not[320]; /* why no GPU is used although any was welcome; "" = one is, or none was
+                          asked for */
 };
 /* Reads "auto", "cpu", "ref", "cuda", "cuda:0,2" and a precision; opens nothing but the plug-in. */
 vnp_status vnp_api_devices_choose(const char *device, const char *precision, int n_threads,
                                   struct vnp_api_devices *out) VNP_WARN_UNUSED;
+/* Puts why_not behind why. */
+void vnp_api_devices_tell_why_not(struct vnp_api_devices *d);
 /* What results of a validation hold for: the backend and the kind of device, without opening it. */
 void vnp_api_device_identity(const struct vnp_api_devices *d, char *out, size_t n);
 /* Precisions with commas between them; NULL or "auto": all a GPU may have. */

@@ -140,14 +140,15 @@ static vnp_status run_for(struct bench *b, const struct load *l, double seconds,
 
 static vnp_status measure(struct bench *b, const struct load *l, bool is_products, struct rate *r) {
     struct vnp_run_gpu_stats gpu = {0};
-    *r = (struct rate){0};
+    *r = (struct rate){.watts = NAN, .sm_mhz = NAN};
     VNP_TRY(run_for(b, l, b->opt->seconds / 3, is_products, r));
     struct vnp_run_gpu_monitor *m = vnp_run_gpu_monitor_start((const char(*)[32])b->pci, 1);
     vnp_status status = run_for(b, l, b->opt->seconds, is_products, r);
     if (m) vnp_run_gpu_monitor_stop(m, &gpu);
     if (gpu.n_samples > 0) {
-        r->watts = gpu.mean[VNP_RUN_GPU_POWER_W];
-        r->sm_mhz = gpu.mean[VNP_RUN_GPU_SM_MHZ];
+        double watts = gpu.mean[VNP_RUN_GPU_POWER_W], sm_mhz = gpu.mean[VNP_RUN_GPU_SM_MHZ];
+        if (watts > 0) r->watts = watts;
+        if (sm_mhz > 0) r->sm_mhz = sm_mhz;
     }
     return status;
 }
@@ -168,7 +169,7 @@ static void put_rate(struct bench *b, const char *name, const struct rate *r, do
         {"share_of_products_percent", "of products %", 100 * r->tokens_per_s / own_rate},
         {"watts", "watts", r->watts},
         {"sm_mhz", "SM MHz", r->sm_mhz},
-        {"tokens_per_joule", "tokens/J", r->watts > 0 ? r->tokens_per_s / r->watts : 0},
+        {"tokens_per_joule", "tokens/J", r->tokens_per_s / r->watts},
         {"budget_tokens", "budget", (double)b->budget}};
     struct vnp_run_bench_row row = {b->table, name, cells, VNP_COUNT(cells)};
     b->fn(b->ctx, &row);

@@ -42,8 +42,14 @@ rates = [r for r in rows if "tokens_per_s" in r]
 ops = [r for r in rows if "attention" in r]
 assert len(rates) == 4 and len(ops) == 3, rows
 assert rates[3]["name"] == "products alone" and rates[3]["share_of_products_percent"] == 100
-assert all(r["tokens_per_s"] > 0 for r in rates) and all(r["total"] > r["qkv"] > 0 for r in ops)
+assert all(r["tokens_per_s"] > 0 and r["watts"] is None for r in rates) and all(r["total"] > r["qkv"] > 0 for r in ops)
 PY
+if [ -z "$(ls /dev/nvidia0 2>/dev/null)" ]; then
+    expect "without a GPU: says why" 0 "no GPU used: .*doctor" bench device --model 8M --precision fp32 --seconds 1 \
+        --tokens 256
+    check "unknown numbers are dashes" grep -qE "^  reads.* -  " out
+    expect "a GPU that is not there" 69 "no GPU can be used: .*doctor" bench device --device cuda
+fi
 expect "device with no such precision" 2 "no precision" bench device --precision fp61
 expect "device with a model that is not there" 78 "" bench device --model nothing --device cpu
 check "temporary files are gone" test -z "$(ls -A "$TMPDIR")"
