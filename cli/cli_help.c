@@ -206,6 +206,17 @@ static const char model_help[] =
     "validate  compares each precision with fp32 on your own sequences: errors, labels that flip,\n"
     "          speed; says which pass and keeps it in ~/.cache/virnucpro for --precision auto\n"
     "\n"
+    "Options of validate\n"
+    "      --models PATH      as for predict, also --esm, --dnabert, --classifier: passes what\n"
+    "                         flips at most 0.1 % of the labels             [the model shipped]\n"
+    "      --model PATH       one encoder alone: passes a centred error of at most 0.02 in the\n"
+    "                         median and 0.1 anywhere; IN is of the encoder's kind\n"
+    "      --precision LIST   fp16,bf16,...                          [all that the device has]\n"
+    "      --frames N         open frames (--model: records) from the beginning of IN; kept for\n"
+    "                         --precision auto from 1000 on                              [2000]\n"
+    "A precision that fails is a result: the exit code is 0. Centred errors are relative to how\n"
+    "far a vector is from the mean of all; what overflows is computed again in fp32, as in a run.\n"
+    "\n"
     "Read are: fair-esm .pt, Hugging Face folders (safetensors or .bin, sharded or not),\n"
     "DNABERT-S folders, VirNucPro classifiers (.pth), safetensors, and our bundles. Nothing\n"
     "stored in a file is ever executed.\n"
@@ -214,7 +225,8 @@ static const char model_help[] =
     "  virnucpro model info esm2_t36_3B_UR50D.pt DNABERT-S 500_model.pth\n"
     "  virnucpro model convert --esm esm2_t36_3B_UR50D.pt --dnabert DNABERT-S \\\n"
     "      --classifier 500_model.pth -o virnucpro-500.safetensors\n"
-    "  virnucpro model verify virnucpro-500.safetensors\n";
+    "  virnucpro model verify virnucpro-500.safetensors\n"
+    "  virnucpro model validate contigs.fa --models virnucpro-500.safetensors\n";
 
 static const char status_help[] =
     "usage: virnucpro status DIR... [--json]\n"

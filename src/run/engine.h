@@ -376,8 +376,6 @@ vnp_status vnp_run_setup_workers(struct run_setup *s,
 vnp_status vnp_run_misfit(const char *path, const char *hint, const char *text);
 vnp_status vnp_run_not_here(const char *path, const char *hint);
 bool vnp_run_is_same_file(const char *a, const char *b);
-/* True, with a warning, when a record looks like protein where DNA is wanted or the reverse. */
-bool vnp_run_kind_warn(const struct vnp_seq_record *r, bool is_dna_wanted);
 /* Removes an output of an earlier run, and its ids, before a forced one: what the new run does not
  * write must not look like its own. Never a file that is read. */
 void vnp_run_setup_clear(const struct vnp_run_options *opt, const char *output);

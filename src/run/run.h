@@ -180,6 +180,10 @@ struct vnp_run_gpu_monitor;
 struct vnp_run_gpu_monitor *vnp_run_gpu_monitor_start(const char (*pci)[32], int n);
 void vnp_run_gpu_monitor_stop(struct vnp_run_gpu_monitor *m, struct vnp_run_gpu_stats *out);
 
+/* True, with a warning, when a record looks like protein where DNA is wanted or the reverse. */
+struct vnp_seq_record;
+bool vnp_run_kind_warn(const struct vnp_seq_record *r, bool is_dna_wanted);
+
 /* The tokenizer of a DNA encoder; MISMATCH when it knows tokens that the encoder has no row for. */
 struct vnp_bpe;
 vnp_status vnp_run_tokenizer_load(const struct vnp_checkpoint *dna,

@@ -19,8 +19,16 @@ expect "input that is not there" 66 "nothing.fa" model validate nothing.fa --mod
 expect "before: auto is the default" 0 "" predict in.fa -o before --models "$tiny" --device cpu
 check "and says so" grep -q 'precision fp32 (auto: fp32 on CPUs' before/run.log
 check "and makes no cache folder" test ! -e "$XDG_CACHE_HOME"
+expect "fp32 with itself" 2 "nothing to compare" model validate in.fa --models "$mini" --precision fp32
+expect "none of those named is there" 69 "fp32" model validate in.fa --models "$tiny" --device cpu --frames 9 --precision fp8,fp16
+printf '>one\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ\n' >one.faa
+"$(dirname "$program")/tools/make-random-model" esm2-hf esm --esm 1,32,2 >/dev/null
+expect "one sequence" 65 "but one" model validate one.faa --model esm --device cpu
+expect "protein where DNA is wanted" 65 "looks like protein" model validate p.faa --models "$tiny" --device cpu
 expect "validate" 0 "" model validate in.fa --models "$tiny" --device cpu --json
 cp out validate.json
+check "what is not there is said" grep -q "not on this device:.*fp8" out
+check "models and times are told" grep -q "fp32 on cpu.* sequences in" err
 if python3 - validate.json <<'PY'
 import json, sys
 rows = json.load(open(sys.argv[1]))
@@ -48,6 +56,9 @@ PY
     check "which stays with the default" grep -q 'precision fp32 (auto: fp32 on CPUs' mini/run.log
     expect "few sequences" 0 "" model validate a.fa --models "$mini" --device cpu
     check "are not kept" grep -q "say little" out
+    check "yes and no, whole numbers" grep -qE "^  bf16 +(yes|no) +[0-9.]+ +[0-9.]+ +[0-9]+ " out
+    expect "an encoder alone" 0 "looks like DNA" model validate in.fa --model esm --device cpu --frames 50
+    check "has no labels" test "$(grep -c "label flips" out)" = 0
     sed -i 's/ 1.5000 / 1.1000 /' "$XDG_CACHE_HOME"/virnucpro/validated/*
     expect "a small gain" 0 "" predict a.fa -o gain --models "$tiny" --device cpu
     check "does not replace the default" grep -q 'precision fp32' gain/run.log
