@@ -443,7 +443,7 @@ static const struct row *choose(const struct row *rows, int n, const struct row 
     return best;
 }
 
-/* Without one that has passed, a default that has failed gives way to FP32. */
+/* FP32 where the default has failed and nothing else has passed, or all that passed is slower. */
 bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
                           int n, enum vnp_precision *out, char *why, size_t n_why) {
     char path[VNP_API_PATH + 64], errors[96];
@@ -463,9 +463,12 @@ bool vnp_api_verdict_find(const struct vnp_api_devices *d, struct vnp_checkpoint
     else
         snprintf(errors, sizeof errors, "centred error of %zu vectors at most %.1e", said->n_frames,
                  said->worst_max);
-    *out = best ? best->precision : VNP_PREC_FP32;
+    bool is_slow = best && MIN_GAIN * best->speedup < 1; /* overflows take their time twice */
+    *out = best && !is_slow ? best->precision : VNP_PREC_FP32;
     if (best)
-        snprintf(why, n_why, "auto: validated, %s, %.2f times as fast", errors, best->speedup);
+        snprintf(why, n_why, "auto: %s%svalidated, %s, %.2f times as fast",
+                 is_slow ? vnp_precision_name(best->precision) : "", is_slow ? " is " : "", errors,
+                 best->speedup);
     else
         snprintf(why, n_why, "auto: %s has failed validation, %s",
                  vnp_precision_name(usual->precision), errors);

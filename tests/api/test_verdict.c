@@ -90,6 +90,8 @@ static void test_choice(void **state) {
          "fp16 has failed validation, centred error of 1000", VNP_PREC_FP16},
         {"fp16 0 1000 0 4.0 1e-1 inf\nbf16 1 1000 0 0.7 1e-2 5e-2\n", "fp32", "fp16 has failed",
          VNP_PREC_FP16},
+        {"fp16 1 1000 0 0.6 1e-3 1e-2\n", "fp32", "fp16 is validated", VNP_PREC_FP16},
+        {"fp16 1 1000 0 0.9 1e-3 1e-2\n", "fp16", "0.90 times", VNP_PREC_FP16},
         {"fp8 0 1000 0 7.0 1e-1 1e0\n", "", "", VNP_PREC_FP16},
         {"bf16 1 1000 0 1.1 1e-3 1e-2\n", "", "", VNP_PREC_FP32},
         {"bf16 1 1000 0 1.5 1e-3 1e-2\n", "bf16", "1.50 times", VNP_PREC_FP32},
