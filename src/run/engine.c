@@ -284,6 +284,14 @@ static void join_team(struct run_engine *e, struct team *t) {
     if (t->has_finish) pthread_join(t->finish, NULL);
 }
 
+static void tell_reruns(const struct run_engine *e) {
+    int64_t n = 0;
+    for (int i = 0; i < e->n_devices; i++) n += e->devices[i].n_reruns;
+    if (n > 0)
+        vnp_log(VNP_LOG_INFO, "run", "%lld sequence%s overflowed in %s, computed again in fp32",
+                (long long)n, n == 1 ? "" : "s", vnp_precision_name(e->opt->precision));
+}
+
 vnp_status vnp_run_engine_run(struct run_engine *e) {
     struct team t = {0};
     pthread_mutex_init(&e->lock, NULL);
@@ -301,6 +309,7 @@ vnp_status vnp_run_engine_run(struct run_engine *e) {
         start_team(e, &t);
         watch(e, &t);
         join_team(e, &t);
+        tell_reruns(e);
         if (e->has_failed) {
             vnp_error_set(&e->error);
             status = e->status;
