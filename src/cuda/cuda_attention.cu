@@ -474,10 +474,12 @@ extern "C" cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *
         part.n_tiles = all->n_tiles_of[kind];
         if (kind == VNP_CUDA_SHORT)
             e = vnp_cuda_attention_short(p, stream);
-        else if (p->has_wgmma)
-            e = vnp_cuda_attention_sm90(p, static_cast<enum vnp_cuda_tile_kind>(kind), stream);
-        else
+        else if (!p->has_wgmma)
             break;
+        else if (kind == VNP_CUDA_LONG)
+            e = vnp_cuda_attention_long(p, stream);
+        else
+            e = vnp_cuda_attention_whole(p, static_cast<enum vnp_cuda_tile_kind>(kind), stream);
         if (e != cudaSuccess) return e;
         part.tiles += part.n_tiles;
     }

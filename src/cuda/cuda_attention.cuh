@@ -45,6 +45,21 @@ __device__ __forceinline__ void mma(tag_bf16, float (&c)[4], const uint32_t (&a)
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+/* c = a b: the first of a sum. */
+__device__ __forceinline__ void mma_first(tag_f16, float (&c)[4], const uint32_t (&a)[4],
+                                          uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3},"
+                 " {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+                 : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+__device__ __forceinline__ void mma_first(tag_bf16, float (&c)[4], const uint32_t (&a)[4],
+                                          uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3},"
+                 " {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+                 : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -128,10 +143,68 @@ __device__ __forceinline__ void turn_piece(uint32_t rows, int r, int u, const tu
     shared_put(at2, hi);
 }
 
-/* o / sum of a warp's 16 rows to memory, by way of 16 of its own rows in shared memory. */
+/* Where a warp's results go: its first row's token, the sequence's first token, the head. */
+struct result {
+    int row, seq, n_rows;
+    unsigned h;
+};
+/* What a thread writes of them, and the scale of the codes. */
+struct results {
+    uint4 v[4];
+    float scale;
+};
+
+/* Tiles of 8 x 8 as the matrix unit leaves them: rows 0 and 8 of a unit, then of the next; `at` is
+ * the place of row lane & 15, unit + lane / 16. */
+__device__ __forceinline__ void put_tiles(uint32_t at, const uint32_t (&v)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+#else
+    int lane = static_cast<int>(threadIdx.x) & 31;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(
+                         __shfl_sync(0xffffffffu, at, (lane >> 2) + 8 * i) + 4 * (lane & 3)),
+                     "r"(v[i])
+                     : "memory");
+#endif
+}
+/* To memory, in place of a branch. */
+__device__ __forceinline__ void put16(void *to, uint4 v, bool is_there) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
+                 "@p st.global.v4.u32 [%0], {%1, %2, %3, %4};\n}\n" ::"l"(to),
+                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(static_cast<int>(is_there))
+                 : "memory");
+}
+
+/* As E4M3 codes: o * inv, rows of 64 bytes. */
+__device__ __forceinline__ void collect_codes(const float (&o)[8][4], const float (&inv)[2],
+                                              uint32_t rows, results *r) {
+    int lane = static_cast<int>(threadIdx.x) & 31;
+    uint32_t line = rows + place<64>(lane >> 2, 0), to = line + 2 * (lane & 3);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint32_t v = pack2_e4m3(o[j][2 * i] * inv[i], o[j][2 * i + 1] * inv[i]);
+            asm volatile(
+                "st.shared.u16 [%0], %1;" ::"r"((to ^ (j / 2 << 4)) + 8 * (j & 1) + 1024 * i),
+                "h"(static_cast<uint16_t>(v))
+                : "memory");
+        }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 2; i++) r->v[i] = shared_get((line ^ ((lane & 3) << 4)) + 1024 * i);
+}
+
+/* o / sum of a warp's 16 rows, dealt to its threads by way of 16 of its own rows in shared memory,
+ * which are free after it. */
 template <class T>
-__device__ __forceinline__ void put_rows(const float (&o)[8][4], float (&sum)[2], uint32_t rows,
-                                         char *out, int64_t ld_bytes, int n_rows) {
+__device__ __forceinline__ void collect_rows(const float (&o)[8][4], float (&sum)[2], uint32_t rows,
+                                             const vnp_cuda_attention_args &p, const result &to,
+                                             results *r) {
     int lane = static_cast<int>(threadIdx.x) & 31;
     float inv[2];
 #pragma unroll
@@ -140,21 +213,56 @@ __device__ __forceinline__ void put_rows(const float (&o)[8][4], float (&sum)[2]
         sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], 2);
         asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inv[i]) : "f"(sum[i]));
     }
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(rows + place<64>((lane >> 2) + 8 * i, j) +
-                                                         4 * (lane & 3)),
-                         "r"(T::pack2(o[j][2 * i] * inv[i], o[j][2 * i + 1] * inv[i]))
-                         : "memory");
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int r = 4 * i + (lane >> 3), u = lane & 7;
-        uint4 v = shared_get(rows + place<64>(r, u));
-        if (r < n_rows) *reinterpret_cast<uint4 *>(out + r * ld_bytes + u * 16) = v;
+    if (p.v_top) {
+        float top = __ldg(p.v_top + to.seq), per;
+        r->scale = top > 0.0f ? top / E4M3_MAX : 1.0f;
+        asm("rcp.approx.f32 %0, %1;" : "=f"(per) : "f"(r->scale));
+        inv[0] *= per;
+        inv[1] *= per;
+        collect_codes(o, inv, rows, r);
+        return;
     }
+    uint32_t at = rows + place<64>(lane & 15, lane >> 4);
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+        uint32_t v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = T::pack2(o[j + i / 2][i % 2 * 2] * inv[i % 2],
+                            o[j + i / 2][i % 2 * 2 + 1] * inv[i % 2]);
+        put_tiles(at ^ (j << 4), v);
+    }
+    __syncwarp();
+    at = rows + place<64>(lane >> 3, lane & 7);
+#pragma unroll
+    for (int i = 0; i < 4; i++) r->v[i] = shared_get((at ^ (i % 2 * 64)) + 512 * i);
+}
+/* Those, to memory. */
+__device__ __forceinline__ void store_rows(const vnp_cuda_attention_args &p, const result &to,
+                                           const results &r) {
+    int lane = static_cast<int>(threadIdx.x) & 31;
+    if (p.v_top) {
+        int row = lane >> 2;
+        char *at =
+            static_cast<char *>(p.out) + (to.row + row) * p.ld_out + to.h * 64 + (lane & 3) * 16;
+#pragma unroll
+        for (int i = 0; i < 2; i++) put16(at + i * 8 * p.ld_out, r.v[i], row + 8 * i < to.n_rows);
+        if (to.h == 0 && lane < 16 && lane < to.n_rows) p.out_scale[to.row + lane] = r.scale;
+        return;
+    }
+    int row = lane >> 3;
+    int64_t step = p.ld_out * 8;
+    char *at =
+        static_cast<char *>(p.out) + (to.row + row) * p.ld_out * 2 + to.h * 128 + (lane & 7) * 16;
+#pragma unroll
+    for (int i = 0; i < 4; i++, at += step) put16(at, r.v[i], row + 4 * i < to.n_rows);
+}
+template <class T>
+__device__ __forceinline__ void put_rows(const float (&o)[8][4], float (&sum)[2], uint32_t rows,
+                                         const vnp_cuda_attention_args &p, const result &to) {
+    results r;
+    collect_rows<T>(o, sum, rows, p, to, &r);
+    store_rows(p, to, r);
 }
 
 /* A softmax step over at most 64 keys of a warp's 16 rows: raw sums s become weights a, packed as
@@ -222,6 +330,62 @@ __device__ __forceinline__ void soften(float (&s)[8][4], uint32_t (&a)[4][4], fl
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) sum[i] = fmaf(sum[i], shrink[i], l[i]);
+}
+
+/* Raw scores of a warp's 16 queries with N - 15 .. N keys to weights, packed as the left operand
+ * of the next product; sum: of a thread's part of its two rows. bend, of ALIBI, is the slope in
+ * units of raw scores, dist the distance of the thread's first row from its first key. */
+template <int N, class T, bool ALIBI>
+__device__ __forceinline__ void soften_all(float (&s)[N / 8][4], uint32_t (&a)[N / 16][4],
+                                           float (&sum)[2], int len, float unit, float bend,
+                                           float dist) {
+    int left = len - 2 * (static_cast<int>(threadIdx.x) & 3);
+    float m[2] = {-INFINITY, -INFINITY}, base[2];
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (ALIBI) {
+                float d = dist + static_cast<float>(8 * (i >> 1) - 8 * j - (i & 1));
+                s[j][i] = fmaf(-bend, fabsf(d), s[j][i]);
+            }
+            if (j >= N / 8 - 2 && 8 * j + (i & 1) >= left) s[j][i] = -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) m[i] = fmaxf(m[i], fmaxf(s[j][2 * i], s[j][2 * i + 1]));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        m[i] = fmaxf(m[i], __shfl_xor_sync(0xffffffffu, m[i], 1));
+        m[i] = fmaxf(m[i], __shfl_xor_sync(0xffffffffu, m[i], 2));
+        base[i] = -m[i] * unit;
+        sum[i] = 0.0f;
+    }
+    bool is_half = len <= N - 8; /* of the last 16 keys the first 8 are there */
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        float w[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (j < N / 8 - 1 || !is_half) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                w[i] = exp2_fast(fmaf(s[j][i], unit, base[i >> 1]));
+                sum[i >> 1] += w[i];
+            }
+        }
+        a[j / 2][2 * (j & 1)] = T::pack2(w[0], w[1]);
+        a[j / 2][2 * (j & 1) + 1] = T::pack2(w[2], w[3]);
+    }
+}
+
+/* ---- launch --------------------------------------------------------------------------------- */
+
+template <class KERNEL> cudaError_t allow_bytes(KERNEL kernel, int bytes) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+/* Blocks of a fixed grid: as many as are resident, or as there is work. */
+inline unsigned n_blocks(const struct vnp_cuda_attention_args *p, int per_sm) {
+    int64_t n_units = p->n_tiles * p->n_heads, n = static_cast<int64_t>(per_sm) * p->n_sms;
+    return static_cast<unsigned>(n_units < n ? n_units : n);
 }
 
 } // namespace

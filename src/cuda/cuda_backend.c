@@ -61,6 +61,11 @@ static vnp_status linear(struct vnp_exec *ex, const struct vnp_linear *w, enum v
                          const struct vnp_tensor *a, struct vnp_tensor *out) {
     return tell(vnp_cuda_op_linear(ex, w, epi, a, out));
 }
+static vnp_status linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
+                             struct vnp_attention_params *p, const struct vnp_tensor *a,
+                             struct vnp_tensor *out) {
+    return tell(vnp_cuda_op_linear_qkv(ex, w, p, a, out));
+}
 static vnp_status attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                             const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return tell(vnp_cuda_op_attention(ex, p, qkv, out));
@@ -98,6 +103,7 @@ const struct vnp_backend *vnp_cuda_backend(void) {
         .embed = embed,
         .layernorm = layernorm,
         .linear = linear,
+        .linear_qkv = linear_qkv,
         .attention = attention,
         .pool = pool,
         .exec_n_nonfinite = vnp_cuda_exec_n_nonfinite,

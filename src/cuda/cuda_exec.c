@@ -20,6 +20,7 @@ void vnp_cuda_exec_destroy(struct vnp_exec *ex) {
     (void)cudaFreeHost(ex->h_batch);
     (void)cudaFree(ex->d_batch);
     (void)cudaFree(ex->d_row_start);
+    (void)cudaFree(ex->v_top);
     (void)cudaFree(ex->rotary);
     (void)cudaFree(ex->scratch);
     (void)cudaFreeHost(ex->h_read);
@@ -66,6 +67,8 @@ static vnp_status exec_fill(struct vnp_exec *ex) {
     ex->d_tiles = (void *)((char *)ex->d_batch + off_tiles);
     VNP_CUDA(cudaMalloc((void **)&ex->d_row_start, (size_t)n_tokens * 8));
     ex->d_row_len = ex->d_row_start + n_tokens;
+    if (ex->dev->precision == VNP_PREC_FP8)
+        VNP_CUDA(cudaMalloc((void **)&ex->v_top, (size_t)n_tokens * sizeof(float)));
     VNP_CUDA(cudaMalloc((void **)&ex->rotary,
                         (size_t)(n_tokens + VNP_CUDA_ROTARY_SPARE) * 64 * sizeof(float2)));
     if (ex->scratch_bytes > 0) VNP_CUDA(cudaMalloc(&ex->scratch, ex->scratch_bytes));
@@ -160,11 +163,12 @@ static int64_t plan_long(int32_t begin, int32_t len, struct vnp_cuda_tile *tiles
     return n;
 }
 
-/* Short sequences share tiles in order, next fit. */
+/* Short sequences share tiles, next fit from the last one on: tiles stand from the pack's end to
+ * its begin, for the QKV product has written the last rows last and they are in the L2 still. */
 static int64_t plan_short(const struct vnp_pack *pack, struct vnp_cuda_tile *tiles) {
     int64_t n = 0;
     int used = VNP_CUDA_TILE_ROWS / 16; /* warps of the last tile */
-    for (int64_t s = 0; s < pack->n_seqs; s++) {
+    for (int64_t s = pack->n_seqs - 1; s >= 0; s--) {
         int32_t begin = pack->cu_seqlens[s], len = pack->cu_seqlens[s + 1] - begin;
         int warps = (len + 15) / 16;
         if (len > VNP_CUDA_TILE_ROWS) continue;
@@ -183,10 +187,11 @@ static int64_t plan_short(const struct vnp_pack *pack, struct vnp_cuda_tile *til
 }
 
 /* Longest sequences first, so that blocks that take every n-th tile get like shares. Shell sort: in
- * place, and packs hold hundreds of such tiles. Within a length the order stays the pack's. */
+ * place, and packs hold hundreds of such tiles. Lengths of as many groups of 16 keys cost the same:
+ * among them the pack's last rows come first, as in plan_short. */
 static bool is_before(const struct vnp_cuda_tile *a, const struct vnp_cuda_tile *b) {
-    if (a->seq_len[0] != b->seq_len[0]) return a->seq_len[0] > b->seq_len[0];
-    return a->q_row[0] < b->q_row[0];
+    int32_t n = (a->seq_len[0] + 15) / 16, m = (b->seq_len[0] + 15) / 16;
+    return n != m ? n > m : a->q_row[0] > b->q_row[0];
 }
 static void sort_tiles(struct vnp_cuda_tile *tiles, int64_t n) {
     for (int64_t gap = n / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11)
@@ -237,9 +242,8 @@ vnp_status vnp_cuda_batch_begin(struct vnp_exec *ex, const struct vnp_pack *pack
                              ex->stream));
     VNP_CUDA(cudaEventRecord(ex->uploaded, ex->stream));
     VNP_CUDA(cudaMemsetAsync(ex->d_bad, 0, sizeof *ex->d_bad, ex->stream));
-    if (ex->dev->precision == VNP_PREC_FP32)
-        VNP_CUDA(
-            vnp_cuda_row_map(ex->d_cu, pack->n_seqs, ex->d_row_start, ex->d_row_len, ex->stream));
+    VNP_CUDA(vnp_cuda_row_map(ex->d_cu, pack->n_seqs, ex->d_row_start, ex->d_row_len, ex->stream));
+    ex->top_of = NULL;
     ex->n_tokens = pack->n_tokens;
     ex->n_seqs = pack->n_seqs;
     ex->max_len = pack->max_len;

@@ -98,6 +98,8 @@ extern "C" cudaError_t vnp_cuda_gemm_f32(const struct vnp_cuda_gemm_args *p, cud
     case VNP_CUDA_EPI_GEGLU:
         gemm_f32<VNP_CUDA_EPI_GEGLU><<<grid, 256, 0, stream>>>(*p);
         break;
+    case VNP_CUDA_EPI_QKV:
+        return cudaErrorNotSupported;
     }
     return cudaGetLastError();
 }

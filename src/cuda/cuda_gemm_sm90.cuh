@@ -8,8 +8,8 @@
  * two warpgroups only multiply (64 x 256 each, accumulators in registers). Blocks are persistent;
  * while the two warpgroups write a tile, the copy warp fills the ring for the next.
  * A tile goes from registers to memory with nothing between: the copy engine deals the weight's
- * rows so that every thread holds neighbouring columns. All that the epilogue reads comes with the
- * operands: bias and column scales, and, to be added to, the old values of the tile.
+ * rows so that every thread holds neighbouring columns. Bias and column scales come with the
+ * operands. A residual sum is the copy engine's: one addition an element, in the L2.
  * Sums run over k in one fixed order whatever M is and wherever a row stands, so a row's result
  * does not depend on its neighbours. */
 #ifndef VNP_CUDA_GEMM_SM90_CUH
@@ -22,16 +22,17 @@
 namespace {
 
 constexpr int TILE_M = 128, TILE_N = 256, THREADS = 384, STAGES = 4;
-constexpr int GROUP_M = 8;
+constexpr int CLUSTER = 2, GROUP_M = 16; /* row tiles */
 constexpr int STAGE_A = TILE_M * 128, STAGE_B = TILE_N * 128, STAGE_BYTES = STAGE_A + STAGE_B;
-/* ADD: the tile's old values come through the ring too, behind the last k-step: boxes of 64 rows x
- * 32 columns, a warpgroup's beside the other's, three column blocks a stage. */
-constexpr int OLD_BOX = 64 * 128, OLD_COLS = 32, OLD_A_STAGE = 3;
-/* Shared memory: the ring, the bias and column scales of a tile (as many as tiles can be under way:
- * one a stage and one that is being written), barriers. */
-constexpr int N_CONSTS = STAGES + 1, CONST_BYTES = TILE_N * 4;
-constexpr int CONSTS = STAGES * STAGE_BYTES, BARS = CONSTS + 2 * N_CONSTS * CONST_BYTES;
-constexpr int SMEM_BYTES = BARS + 2 * STAGES * 8;
+constexpr int CONST_BYTES = TILE_N * 4;
+constexpr int EPI_QKV_64 = 16; /* QKV with heads of 64 */
+__host__ __device__ constexpr bool is_qkv(int epi) {
+    return epi == VNP_CUDA_EPI_QKV || epi == EPI_QKV_64;
+}
+
+/* ADD: tiles end at the same time everywhere, and 17 MB go to the L2 at once. So the clusters start
+ * in groups, LAG cycles apart, where a launch is long enough to earn it back. */
+constexpr int LAG_GROUPS = 8, LAG = 2000;
 
 enum out_kind { OUT_F16, OUT_BF16, OUT_F32, OUT_E4M3 };
 struct in_f16 {
@@ -57,14 +58,30 @@ template <int EPI, int OUT> struct deal_of {
     static constexpr int COLS = EPI == VNP_CUDA_EPI_GEGLU ? 8 : SPAN; /* results of a lane */
 };
 
+/* Shared memory: the ring, results on their way, bias and column scales by tile, barriers. */
+template <class IN, int EPI> struct layout {
+    /* ADD: a warp's results on their way, 8 rows x 32 columns each */
+    static constexpr int N_BOXES = EPI == VNP_CUDA_EPI_ADD ? 3 : 0, BOX = 8 * 128, BOX_COLS = 32;
+    /* as many tiles as can be under way: one a stage and one that is being written */
+    static constexpr int N_CONSTS = STAGES + 1;
+    static constexpr int A_CONST = (IN::HAS_SCALE ? 2 : 1) * CONST_BYTES;
+    static constexpr int BOXES = STAGES * STAGE_BYTES, CONSTS = BOXES + 8 * N_BOXES * BOX;
+    static constexpr int BARS = CONSTS + N_CONSTS * A_CONST, BYTES = BARS + 2 * STAGES * 8;
+};
+
 struct gemm_consts {
     const float *bias, *a_scale, *w_scale, *a_norm;
     float *out_scale;
     void *out; /* [M][ld_out] */
     int64_t ld_out;
-    int m, n, n_pairs, n_cols_tiles, k_tiles;
+    int m, n, n_row_tiles, n_cols_tiles, k_tiles; /* row tiles: of all blocks of a cluster */
+    int lag;                                      /* ADD: cycles */
     int touch_rows; /* ADD: rows of the tile fetched into L2 at every k-step */
     float w_bound, bias_bound;
+    const float2 *rotary;     /* QKV */
+    const int32_t *row_start; /* QKV: first token of a row's sequence */
+    float *v_top;             /* QKV: or NULL */
+    int half, n_rotated, value_col;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -107,7 +124,8 @@ __device__ __forceinline__ void tma_load_dealt(uint32_t dst, const CUtensorMap *
                                                int x, int deal) {
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".multicast::cluster [%0], [%1, {%3, %4, %4, %4, %5}], [%2], %6;" ::"r"(dst),
-                 "l"(map), "r"(bar), "r"(x), "r"(0), "r"(deal), "h"(static_cast<uint16_t>(3))
+                 "l"(map), "r"(bar), "r"(x), "r"(0), "r"(deal),
+                 "h"(static_cast<uint16_t>((1 << CLUSTER) - 1))
                  : "memory");
 }
 __device__ __forceinline__ void bulk_load(uint32_t dst, const void *from, int bytes, uint32_t bar) {
@@ -147,12 +165,13 @@ __device__ __forceinline__ void multiply<in_e4m3>(float (&d)[128], uint64_t a, u
     wgmma_e4m3(d, a, b, is_add);
 }
 
-/* Tiles in groups of GROUP_M row pairs, all columns of a group before the next: the operands of
- * the tiles in flight stay in the L2. */
-__device__ __forceinline__ void tile_at(const gemm_consts &c, int t, int *pair, int *col) {
-    int per_group = GROUP_M * c.n_cols_tiles, g = t / per_group, r = t - g * per_group;
-    int height = min(GROUP_M, c.n_pairs - g * GROUP_M);
-    *pair = g * GROUP_M + r % height;
+/* A cluster's tiles in groups of GROUP_M / CLUSTER, all columns of a group before the next: the
+ * operands of the tiles in flight stay in the L2. */
+__device__ __forceinline__ void tile_at(const gemm_consts &c, int t, int *row, int *col) {
+    constexpr int GROUP = GROUP_M / CLUSTER;
+    int per_group = GROUP * c.n_cols_tiles, g = t / per_group, r = t - g * per_group;
+    int height = min(GROUP, c.n_row_tiles - g * GROUP);
+    *row = g * GROUP + r % height;
     *col = r / height;
 }
 
@@ -181,61 +200,53 @@ __device__ __forceinline__ void touch_result(const gemm_consts &c, int row, int 
 }
 
 /* Bias and column scales of the tile into the place of its turn; the arrays are padded to 64. */
-template <class IN>
+template <class IN, int EPI>
 __device__ __forceinline__ void load_consts(const gemm_consts &c, const ring &r, int turn,
                                             int col0) {
     int bytes = min(CONST_BYTES, ((c.n - col0 + 63) & ~63) * 4);
-    uint32_t to = r.smem + CONSTS + 2 * turn * CONST_BYTES;
+    uint32_t to = r.smem + layout<IN, EPI>::CONSTS + turn * layout<IN, EPI>::A_CONST;
     bar_expect(r.full(), STAGE_BYTES + (c.bias ? bytes : 0) + (IN::HAS_SCALE ? bytes : 0));
     if (c.bias) bulk_load(to, c.bias + col0, bytes, r.full());
     if (IN::HAS_SCALE) bulk_load(to + CONST_BYTES, c.w_scale + col0, bytes, r.full());
 }
 
-__device__ __forceinline__ void load_old(const CUtensorMap *map_old, ring *r, int row, int col0) {
-    for (int b = 0; b < TILE_N / OLD_COLS; b += OLD_A_STAGE) {
-        int n = 2 * min(OLD_A_STAGE, TILE_N / OLD_COLS - b);
-        bar_wait(r->empty(), r->phase ^ 1);
-        bar_expect(r->full(), n * OLD_BOX);
-        for (int i = 0; i < n; i++)
-            tma_load(r->data() + i * OLD_BOX, map_old, r->full(), col0 + (b + i / 2) * OLD_COLS,
-                     row + i % 2 * 64);
-        r->next();
-    }
+__device__ __forceinline__ void start_late(int64_t cycles) {
+    for (int64_t begin = clock64(); clock64() - begin < cycles;) __nanosleep(200);
 }
 
 template <class IN, int EPI, int OUT>
-__device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_w,
-                        const CUtensorMap *map_old, const gemm_consts &c, ring r, uint32_t rank,
-                        int first, int step) {
+__device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_w, const gemm_consts &c,
+                        ring r, uint32_t rank, int first, int step) {
     constexpr int K_STEP = 128 / IN::BYTES, DEAL = deal_of<EPI, OUT>::ROWS;
-    for (int t = first, turn = 0; t < c.n_pairs * c.n_cols_tiles; t += step) {
-        int pair, col;
-        tile_at(c, t, &pair, &col);
-        int row = (2 * pair + static_cast<int>(rank)) * TILE_M;
-        int w_row = col * TILE_N + static_cast<int>(rank) * (TILE_N / 2);
+    if (EPI == VNP_CUDA_EPI_ADD) start_late(first % LAG_GROUPS * c.lag);
+    constexpr int PART = TILE_N / CLUSTER; /* rows of the weight that a block fetches for all */
+    for (int t = first, turn = 0; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
+        int rows, col;
+        tile_at(c, t, &rows, &col);
+        int row = (CLUSTER * rows + static_cast<int>(rank)) * TILE_M;
+        int w_row = col * TILE_N + static_cast<int>(rank) * PART;
         for (int k = 0; k < c.k_tiles; k++) {
             bar_wait(r.empty(), r.phase ^ 1);
             if (k == 0)
-                load_consts<IN>(c, r, turn, col * TILE_N);
+                load_consts<IN, EPI>(c, r, turn, col * TILE_N);
             else
                 bar_expect(r.full(), STAGE_BYTES);
             tma_load(r.data(), map_a, r.full(), k * K_STEP, row);
-            tma_load_dealt(r.data() + STAGE_A + rank * (STAGE_B / 2), map_w, r.full(), k * K_STEP,
-                           w_row / DEAL);
+            tma_load_dealt(r.data() + STAGE_A + rank * (STAGE_B / CLUSTER), map_w, r.full(),
+                           k * K_STEP, w_row / DEAL);
             int touched = k * c.touch_rows;
             if (EPI == VNP_CUDA_EPI_ADD && touched < TILE_M)
                 touch_result(c, row + touched, min(c.touch_rows, TILE_M - touched), col * TILE_N);
             r.next();
         }
-        if (EPI == VNP_CUDA_EPI_ADD) load_old(map_old, &r, row, col * TILE_N);
-        if (++turn == N_CONSTS) turn = 0;
+        if (++turn == layout<IN, EPI>::N_CONSTS) turn = 0;
     }
 }
 
-/* A warp is done with a stage: said to both blocks, whose copies fill it. */
+/* A warp is done with a stage: said to all blocks of the cluster, whose copies fill it. */
 __device__ __forceinline__ void release(uint32_t empty) {
     uint32_t lane = threadIdx.x & 31;
-    if (lane < 2) bar_arrive_at(empty, lane);
+    if (lane < CLUSTER) bar_arrive_at(empty, lane);
 }
 
 /* One warpgroup's 64 x 256 sums of a tile. */
@@ -262,188 +273,44 @@ __device__ __forceinline__ void accumulate(float (&acc)[128], int k_tiles, int g
     release(last);
 }
 
-/* What a thread needs of its two rows: scale of a, 1 / scale of out. */
-struct row_pair {
-    float scale[2], inv[2];
-};
+#endif /* sm_90a */
 
-/* y of weight row `at` + x, of the thread's row i. */
-template <class IN>
-__device__ __forceinline__ float finish(float sum, float bias, float w_scale, const row_pair &r,
-                                        int i) {
-    return IN::HAS_SCALE ? fmaf(sum, r.scale[i] * w_scale, bias) : sum + bias;
-}
+} // namespace
 
-/* The values of SPAN weight rows from shared memory. */
-template <int SPAN> __device__ __forceinline__ void load_span(uint32_t from, float (&to)[SPAN]) {
-#pragma unroll
-    for (int i = 0; i < SPAN; i += 4) {
-        float4 v = load_shared4(from + i * 4);
-        to[i] = v.x;
-        to[i + 1] = v.y;
-        to[i + 2] = v.z;
-        to[i + 3] = v.w;
-    }
-}
+#include "cuda_gemm_epilogue.cuh"
 
-template <int OUT> __device__ __forceinline__ uint32_t pack2(float a, float b) {
-    return OUT == OUT_BF16 ? pack2_bf16(a, b) : pack2_f16(a, b);
-}
+namespace {
 
-/* A lane's results side by side, aligned to their size. */
-template <int OUT, int N>
-__device__ __forceinline__ void store_span(void *out, int64_t at, const float (&y)[N], float inv) {
-    if constexpr (OUT == OUT_F32) {
-        *reinterpret_cast<float4 *>(static_cast<float *>(out) + at) =
-            make_float4(y[0], y[1], y[2], y[3]);
-    } else if constexpr (OUT == OUT_E4M3) {
-        uint32_t v[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = pack2_e4m3(y[2 * i] * inv, y[2 * i + 1] * inv);
-        *reinterpret_cast<uint2 *>(static_cast<uint8_t *>(out) + at) =
-            make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
-    } else {
-        *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(out) + at) =
-            make_uint4(pack2<OUT>(y[0], y[1]), pack2<OUT>(y[2], y[3]), pack2<OUT>(y[4], y[5]),
-                       pack2<OUT>(y[6], y[7]));
-    }
-}
-
-/* One result, where a row's end cuts a span. */
-template <int OUT>
-__device__ __forceinline__ void store_one(void *out, int64_t at, float y, float inv) {
-    if (OUT == OUT_F32)
-        static_cast<float *>(out)[at] = y;
-    else if (OUT == OUT_E4M3)
-        static_cast<uint8_t *>(out)[at] = static_cast<uint8_t>(pack2_e4m3(y * inv, 0.0f));
-    else
-        static_cast<uint16_t *>(out)[at] = static_cast<uint16_t>(pack2<OUT>(y, 0.0f));
-}
-
-/* Where a warpgroup writes: its thread's row (and the row 8 below), the tile's first column. */
-struct place {
-    int group, row, col0, turn;
-};
-
-/* The COLS results of a thread's row i (0, or 1: the row 8 below) in group g of weight rows. */
-template <class IN, int EPI, int OUT, bool IS_CUT>
-__device__ __forceinline__ void
-write_span(const float (&acc)[128], const gemm_consts &c, const place &p, const row_pair &rows,
-           int g, int i, const float (&bias)[deal_of<EPI, OUT>::SPAN],
-           const float (&scale)[deal_of<EPI, OUT>::SPAN], uint32_t old) {
-    using deal = deal_of<EPI, OUT>;
-    constexpr int SPAN = deal::SPAN, COLS = deal::COLS;
-    int at = p.col0 + deal::ROWS * g + SPAN * (static_cast<int>(threadIdx.x) & 3);
-    float y[COLS];
-#pragma unroll
-    for (int x = 0; x < SPAN; x++) {
-        float sum = acc[4 * (deal::BLOCKS * g + x / 2) + 2 * i + x % 2];
-        float v = finish<IN>(sum, bias[x], scale[x], rows, i);
-        if (EPI == VNP_CUDA_EPI_GELU || (EPI == VNP_CUDA_EPI_GEGLU && x < COLS))
-            v = OUT == OUT_E4M3 ? gelu_coarse(v) : gelu_fast(v);
-        if (x < COLS)
-            y[x] = v;
-        else
-            y[x - COLS] *= v;
-    }
-    if constexpr (EPI == VNP_CUDA_EPI_ADD) {
-        float4 v = load_shared4(old);
-        y[0] += v.x;
-        y[1] += v.y;
-        y[2] += v.z;
-        y[3] += v.w;
-    }
-    int row = p.row + 8 * i;
-    int64_t to = row * c.ld_out + (EPI == VNP_CUDA_EPI_GEGLU ? at / 2 : at);
-    if (IS_CUT) {
-#pragma unroll
-        for (int x = 0; x < COLS; x++)
-            if (row < c.m && at + x < c.n) store_one<OUT>(c.out, to + x, y[x], rows.inv[i]);
-    } else if (row < c.m && at < c.n) {
-        store_span<OUT, COLS>(c.out, to, y, rows.inv[i]);
-    }
-}
-
-/* A warpgroup's part of a tile, from its registers to memory. ADD: one addition an element. */
-template <class IN, int EPI, int OUT, bool IS_CUT>
-__device__ __forceinline__ void write_tile(const float (&acc)[128], const gemm_consts &c,
-                                           const place &p, const row_pair &rows, ring *r) {
-    using deal = deal_of<EPI, OUT>;
-    constexpr int SPAN = deal::SPAN, A_STAGE = OLD_A_STAGE * OLD_COLS / deal::ROWS;
-    constexpr int GROUPS = TILE_N / deal::ROWS;
-    uint32_t q = threadIdx.x & 3,
-             consts = r->smem + CONSTS + 2 * p.turn * CONST_BYTES + q * SPAN * 4;
-    uint32_t line = (threadIdx.x >> 2) & 7, at = ((threadIdx.x >> 5) & 3) * 2048 + line * 128;
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        float bias[SPAN] = {}, scale[SPAN] = {};
-        if (c.bias) load_span<SPAN>(consts + g * deal::ROWS * 4, bias);
-        if (IN::HAS_SCALE) load_span<SPAN>(consts + CONST_BYTES + g * deal::ROWS * 4, scale);
-        uint32_t old = 0;
-        if (EPI == VNP_CUDA_EPI_ADD) {
-            if (g % A_STAGE == 0) bar_wait(r->full(), r->phase);
-            old = r->data() + (g % A_STAGE / 2 * 2 + p.group) * OLD_BOX + at +
-                  (((g % 2 * 4 + q) ^ line) << 4);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            write_span<IN, EPI, OUT, IS_CUT>(acc, c, p, rows, g, i, bias, scale, old + i * 1024);
-        if (EPI == VNP_CUDA_EPI_ADD && (g % A_STAGE == A_STAGE - 1 || g == GROUPS - 1)) {
-            __syncwarp();
-            release(r->empty());
-            r->next();
-        }
-    }
-}
-
-/* The numbers of a thread's two rows, read before the sums so that the epilogue need not wait. */
-template <class IN, int OUT>
-__device__ __forceinline__ void read_rows(const gemm_consts &c, int row, float (&read)[4]) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int at = min(row + 8 * i, c.m - 1);
-        read[i] = 1.0f;
-        if (IN::HAS_SCALE) read[i] = __ldg(c.a_scale + at);
-        if (OUT == OUT_E4M3) read[2 + i] = __ldg(c.a_norm + at);
-    }
-}
-
-/* Out in E4M3: the scale of a row from the bound of its values. */
-template <int OUT>
-__device__ __forceinline__ row_pair scale_rows(const gemm_consts &c, const place &p,
-                                               const float (&read)[4]) {
-    row_pair r = {{read[0], read[1]}, {1.0f, 1.0f}};
-#pragma unroll
-    for (int i = 0; OUT == OUT_E4M3 && i < 2; i++) {
-        float bound = fmaf(1.14f * read[2 + i], c.w_bound, c.bias_bound);
-        float s = fmaxf(bound, 0.17f) / E4M3_MAX; /* gelu(y) >= -0.17 */
-        r.inv[i] = 1.0f / s;
-        if (p.col0 == 0 && (threadIdx.x & 3) == 0 && p.row + 8 * i < c.m)
-            c.out_scale[p.row + 8 * i] = s;
-    }
-    return r;
-}
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 /* A warpgroup's tiles. */
 template <class IN, int EPI, int OUT>
-__device__ __forceinline__ void consume(const gemm_consts &c, ring r, int group, int rank,
-                                        int first, int step) {
+__device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap *map_sum, ring r,
+                                        int group, int rank, int first, int step) {
     float acc[128];
     int row = ((threadIdx.x >> 5) & 3) * 16 + ((threadIdx.x & 31) >> 2) + group * 64;
-    for (int t = first, turn = 0; t < c.n_pairs * c.n_cols_tiles; t += step) {
-        int pair, col;
+    for (int t = first, turn = 0; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
+        int at, col;
         float read[4];
-        tile_at(c, t, &pair, &col);
-        place p = {group, row + (2 * pair + rank) * TILE_M, col * TILE_N, turn};
+        turns turn_of;
+        tile_at(c, t, &at, &col);
+        place p = {group, row + (CLUSTER * at + rank) * TILE_M, col * TILE_N, turn};
         read_rows<IN, OUT>(c, p.row, read);
+        if (is_qkv(EPI)) turn_of = read_turns(c, p);
         accumulate<IN>(acc, c.k_tiles, group, &r);
         row_pair rows = scale_rows<OUT>(c, p, read);
-        if (c.n % deal_of<EPI, OUT>::SPAN != 0 && p.col0 + TILE_N > c.n)
-            write_tile<IN, EPI, OUT, true>(acc, c, p, rows, &r);
+        if constexpr (is_qkv(EPI))
+            write_qkv<IN, EPI, OUT>(acc, c, p, rows, turn_of, r);
+        else if constexpr (EPI == VNP_CUDA_EPI_ADD)
+            add_tile<IN, EPI>(acc, c, map_sum, p, rows, r);
+        else if (c.n % deal_of<EPI, OUT>::SPAN != 0 && p.col0 + TILE_N > c.n)
+            write_tile<IN, EPI, OUT, true>(acc, c, p, rows, r);
         else
-            write_tile<IN, EPI, OUT, false>(acc, c, p, rows, &r);
-        if (++turn == N_CONSTS) turn = 0;
+            write_tile<IN, EPI, OUT, false>(acc, c, p, rows, r);
+        if (++turn == layout<IN, EPI>::N_CONSTS) turn = 0;
     }
+    if (EPI == VNP_CUDA_EPI_ADD && (threadIdx.x & 31) == 0)
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 #endif /* sm_90a */
@@ -468,32 +335,33 @@ __device__ __forceinline__ void consume(const gemm_consts &c, ring r, int group,
 template <class IN, int EPI, int OUT>
 __global__ void __launch_bounds__(THREADS, 1)
     gemm_sm90(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_w,
-              const __grid_constant__ CUtensorMap map_old, const __grid_constant__ gemm_consts c) {
+              const __grid_constant__ CUtensorMap map_sum, const __grid_constant__ gemm_consts c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint8_t raw[];
-    ring r = {smem_u32(raw), smem_u32(raw) + BARS, 0, 0};
+    ring r = {smem_u32(raw), smem_u32(raw) + layout<IN, EPI>::BARS, 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             bar_init(r.bars + i * 8, 1);
-            bar_init(r.bars + (STAGES + i) * 8, 16); /* 8 warps of each of the 2 blocks */
+            bar_init(r.bars + (STAGES + i) * 8, 8 * CLUSTER); /* 8 warps of each block */
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-    int first = static_cast<int>(blockIdx.x >> 1), step = static_cast<int>(gridDim.x >> 1);
-    int group = static_cast<int>(threadIdx.x >> 7) - 1, rank = static_cast<int>(blockIdx.x & 1);
+    int first = static_cast<int>(blockIdx.x / CLUSTER),
+        step = static_cast<int>(gridDim.x / CLUSTER);
+    int group = static_cast<int>(threadIdx.x >> 7) - 1;
+    int rank = static_cast<int>(blockIdx.x % CLUSTER);
     if (group < 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == 0)
-            produce<IN, EPI, OUT>(&map_a, &map_w, &map_old, c, r, rank, first, step);
+        if (threadIdx.x == 0) produce<IN, EPI, OUT>(&map_a, &map_w, c, r, rank, first, step);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume<IN, EPI, OUT>(c, r, group, rank, first, step);
+        consume<IN, EPI, OUT>(c, &map_sum, r, group, rank, first, step);
     }
     __syncwarp();
     asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 #else
-    (void)map_a, (void)map_w, (void)map_old, (void)c;
+    (void)map_a, (void)map_w, (void)map_sum, (void)c;
 #endif
 }
 
@@ -523,26 +391,27 @@ inline cudaError_t encode_rows(const struct vnp_cuda_gemm_args *p, CUtensorMap *
     return encode(p, map, dtype, data, 2, dims, strides, box);
 }
 
-/* The weight in boxes of 128 bytes x TILE_N / 2 rows, dealt as deal_of says. */
-inline cudaError_t encode_dealt(const struct vnp_cuda_gemm_args *p, CUtensorMap *map, int blocks) {
+/* The weight in boxes of 128 bytes x n_rows rows, dealt as deal_of says. */
+inline cudaError_t encode_dealt(const struct vnp_cuda_gemm_args *p, CUtensorMap *map, int blocks,
+                                int n_rows) {
     cuuint64_t h = static_cast<cuuint64_t>(blocks), n = static_cast<cuuint64_t>(p->n);
     cuuint64_t bytes = p->in_dtype == VNP_E4M3 ? 1 : 2,
                row = static_cast<cuuint64_t>(p->ld_w) * bytes;
     cuuint64_t dims[5] = {static_cast<cuuint64_t>(p->k), 2, 4, h, (n + 8 * h - 1) / (8 * h)};
     cuuint64_t strides[4] = {row, 2 * h * row, 2 * row, 8 * h * row};
     cuuint32_t box[5] = {static_cast<cuuint32_t>(128 / bytes), 2, 4, static_cast<cuuint32_t>(h),
-                         static_cast<cuuint32_t>(TILE_N / 2 / (8 * blocks))};
+                         static_cast<cuuint32_t>(n_rows / (8 * blocks))};
     return encode(p, map, p->in_dtype, p->w, 5, dims, strides, box);
 }
 
 template <class IN, int EPI, int OUT>
 cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream) {
-    CUtensorMap map_a, map_w, map_old;
+    CUtensorMap map_a, map_w, map_sum;
     cudaError_t e = encode_rows(p, &map_a, p->in_dtype, p->a, p->m, p->k, p->ld_a, TILE_M);
-    if (e == cudaSuccess) e = encode_dealt(p, &map_w, deal_of<EPI, OUT>::BLOCKS);
-    map_old = map_a;
+    if (e == cudaSuccess) e = encode_dealt(p, &map_w, deal_of<EPI, OUT>::BLOCKS, TILE_N / CLUSTER);
+    map_sum = map_a;
     if (e == cudaSuccess && EPI == VNP_CUDA_EPI_ADD)
-        e = encode_rows(p, &map_old, VNP_F32, p->out, p->m, p->n, p->ld_out, 64);
+        e = encode_rows(p, &map_sum, VNP_F32, p->out, p->m, p->n, p->ld_out, 8);
     if (e != cudaSuccess) return e;
     struct gemm_consts c = {};
     c.bias = p->bias;
@@ -554,29 +423,36 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     c.ld_out = p->ld_out;
     c.m = static_cast<int>(p->m);
     c.n = static_cast<int>(p->n);
-    c.n_pairs = static_cast<int>((p->m + 2 * TILE_M - 1) / (2 * TILE_M));
+    c.n_row_tiles = static_cast<int>((p->m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M));
     c.n_cols_tiles = static_cast<int>((p->n + TILE_N - 1) / TILE_N);
     c.k_tiles = static_cast<int>((p->k * IN::BYTES + 127) / 128);
     c.touch_rows = (TILE_M + c.k_tiles - 1) / c.k_tiles;
     c.w_bound = p->w_bound;
     c.bias_bound = p->bias_bound;
+    c.rotary = p->rotary;
+    c.row_start = p->row_start;
+    c.v_top = p->v_top;
+    c.half = static_cast<int>(p->head_dim / 2);
+    c.n_rotated = static_cast<int>(p->n_rotated);
+    c.value_col = static_cast<int>(p->n / 3 * 2);
     e = cudaFuncSetAttribute(gemm_sm90<IN, EPI, OUT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             SMEM_BYTES);
+                             (layout<IN, EPI>::BYTES));
     if (e != cudaSuccess) return e;
-    int n_tiles = c.n_pairs * c.n_cols_tiles, n_clusters = p->n_sms / 2;
+    int n_tiles = c.n_row_tiles * c.n_cols_tiles, n_clusters = p->n_sms / CLUSTER;
     if (n_tiles < n_clusters) n_clusters = n_tiles;
+    if (n_tiles / n_clusters >= 5 && n_tiles / n_clusters * c.k_tiles >= 100) c.lag = LAG;
     cudaLaunchAttribute pair = {};
     pair.id = cudaLaunchAttributeClusterDimension;
-    pair.val.clusterDim.x = 2;
+    pair.val.clusterDim.x = CLUSTER;
     pair.val.clusterDim.y = pair.val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(2 * n_clusters));
+    config.gridDim = dim3(static_cast<unsigned>(CLUSTER * n_clusters));
     config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = SMEM_BYTES;
+    config.dynamicSmemBytes = (layout<IN, EPI>::BYTES);
     config.stream = stream;
     config.attrs = &pair;
     config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, gemm_sm90<IN, EPI, OUT>, map_a, map_w, map_old, c);
+    return cudaLaunchKernelEx(&config, gemm_sm90<IN, EPI, OUT>, map_a, map_w, map_sum, c);
 }
 
 /* The instances that the models use: results in FP32, in the operands' own 16-bit type (FP16 of
@@ -601,6 +477,10 @@ template <class IN> cudaError_t run_sm90(const struct vnp_cuda_gemm_args *p, cud
         break;
     case VNP_CUDA_EPI_ADD:
         if (is_f32) return launch_sm90<IN, VNP_CUDA_EPI_ADD, OUT_F32>(p, stream);
+        break;
+    case VNP_CUDA_EPI_QKV:
+        if (is_half && p->head_dim == 64) return launch_sm90<IN, EPI_QKV_64, HALF>(p, stream);
+        if (is_half) return launch_sm90<IN, VNP_CUDA_EPI_QKV, HALF>(p, stream);
         break;
     case VNP_CUDA_EPI_GEGLU:
         if (is_half) return launch_sm90<IN, VNP_CUDA_EPI_GEGLU, HALF>(p, stream);

@@ -170,9 +170,9 @@ static vnp_status linear_to_e4m3(struct vnp_exec *ex, struct vnp_cuda_gemm_args 
     return VNP_OK;
 }
 
-vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
-                              enum vnp_epilogue epi, const struct vnp_tensor *a,
-                              struct vnp_tensor *out) {
+static vnp_status prepare_linear(struct vnp_exec *ex, const struct vnp_linear *w,
+                                 enum vnp_epilogue epi, const struct vnp_tensor *a,
+                                 const struct vnp_tensor *out, struct vnp_cuda_gemm_args *g) {
     static const enum vnp_cuda_gemm_epilogue kinds[] = {
         [VNP_EPI_NONE] = VNP_CUDA_EPI_STORE,
         [VNP_EPI_GELU] = VNP_CUDA_EPI_GELU,
@@ -183,26 +183,35 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
     if (a->dtype != w->dtype)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cuda: operand in %s, weight in %s",
                         vnp_dtype_name(a->dtype), vnp_dtype_name(w->dtype));
-    struct vnp_cuda_gemm_args g = {.a = a->data,
-                                   .w = w->w,
-                                   .bias = w->bias,
-                                   .a_scale = a->scale,
-                                   .w_scale = w->scale,
-                                   .out = out->data,
-                                   .m = a->rows,
-                                   .n = w->n_out,
-                                   .k = w->n_in,
-                                   .ld_a = a->ld,
-                                   .ld_w = w->ld_w,
-                                   .ld_out = out->ld,
-                                   .w_bound = w->w_bound,
-                                   .bias_bound = w->bias_bound,
-                                   .in_dtype = a->dtype,
-                                   .out_dtype = out->dtype,
-                                   .epilogue = kinds[epi],
-                                   .n_sms = ex->dev->n_sms,
-                                   .encode = ex->dev->encode};
+    *g = (struct vnp_cuda_gemm_args){.a = a->data,
+                                     .w = w->w,
+                                     .bias = w->bias,
+                                     .a_scale = a->scale,
+                                     .w_scale = w->scale,
+                                     .out = out->data,
+                                     .m = a->rows,
+                                     .n = w->n_out,
+                                     .k = w->n_in,
+                                     .ld_a = a->ld,
+                                     .ld_w = w->ld_w,
+                                     .ld_out = out->ld,
+                                     .w_bound = w->w_bound,
+                                     .bias_bound = w->bias_bound,
+                                     .in_dtype = a->dtype,
+                                     .out_dtype = out->dtype,
+                                     .epilogue = kinds[epi],
+                                     .n_sms = ex->dev->n_sms,
+                                     .encode = ex->dev->encode};
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    return VNP_OK;
+}
+
+vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
+                              enum vnp_epilogue epi, const struct vnp_tensor *a,
+                              struct vnp_tensor *out) {
+    struct vnp_cuda_gemm_args g;
+    VNP_TRY(prepare_linear(ex, w, epi, a, out, &g));
+    if (out->data == ex->top_of) ex->top_of = NULL;
     if (out->dtype == VNP_E4M3) return linear_to_e4m3(ex, &g, a, out);
     return run_gemm(ex, &g);
 }
@@ -221,6 +230,43 @@ static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim, enum vnp_dt
                                    head_dim, freq, ex->stream));
     ex->rotary_dim = head_dim;
     ex->rotary_freq_dtype = freq_dtype;
+    return VNP_OK;
+}
+
+/* Rotates in the product's epilogue where the kernel has the head size; in FP8 it finds the largest
+ * |v| of every sequence besides, with which attention can write E4M3 at once. */
+vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
+                                  struct vnp_attention_params *p, const struct vnp_tensor *a,
+                                  struct vnp_tensor *out) {
+    struct vnp_cuda_gemm_args g;
+    int64_t dh = p->head_dim, dim = p->n_heads * dh;
+    VNP_TRY(prepare_linear(ex, w, VNP_EPI_NONE, a, out, &g));
+    if (w->n_out != 3 * dim || a->rows != ex->n_tokens)
+        return vnp_fail(
+            VNP_INVAL, VNP_FROM_NONE,
+            "cuda: a QKV product of %lld rows for %lld heads of %lld, %lld of %lld rows",
+            (long long)w->n_out, (long long)p->n_heads, (long long)dh, (long long)a->rows,
+            (long long)ex->n_tokens);
+    bool has_kernel = ex->dev->has_wgmma && g.in_dtype != VNP_F32 && out->dtype != VNP_F32;
+    bool turns = has_kernel && p->has_rotary && (dh == 16 || dh == 32 || dh == 64);
+    bool has_top = has_kernel && a->dtype == VNP_E4M3 && dh == 64;
+    ex->top_of = NULL;
+    if (!turns && !has_top) return run_gemm(ex, &g);
+    g.epilogue = VNP_CUDA_EPI_QKV;
+    g.row_start = ex->d_row_start;
+    g.head_dim = dh;
+    if (turns) {
+        VNP_TRY(fill_rotary(ex, dh, p->freq_dtype));
+        g.rotary = ex->rotary;
+        g.n_rotated = 2 * dim;
+    }
+    if (has_top) {
+        g.v_top = ex->v_top;
+        VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
+    }
+    VNP_TRY(run_gemm(ex, &g));
+    if (has_top) ex->top_of = out->data;
+    if (turns) p->has_rotary = false;
     return VNP_OK;
 }
 
@@ -250,9 +296,15 @@ vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention
                                         .dtype = qkv->dtype,
                                         .scale = p->scale,
                                         .n_sms = ex->dev->n_sms,
-                                        .has_wgmma = ex->dev->has_wgmma};
+                                        .has_wgmma = ex->dev->has_wgmma,
+                                        .encode = ex->dev->encode};
     memcpy(a.n_tiles_of, ex->n_tiles_of, sizeof a.n_tiles_of);
     bool is_f32 = qkv->dtype == VNP_F32, is_e4m3 = out->dtype == VNP_E4M3;
+    if (is_e4m3 && ex->top_of == qkv->data) {
+        a.v_top = ex->v_top;
+        a.out_scale = out->scale;
+        is_e4m3 = false; /* nothing is left to quantise */
+    }
     size_t need = is_f32    ? (size_t)(ex->n_tokens * 2 * dim) * 4
                   : is_e4m3 ? (size_t)(ex->n_tokens * out->ld) * 2
                             : 0;

@@ -83,12 +83,20 @@ struct vnp_cuda_attention_args {
     const float *slopes;                /* [H] or NULL */
     const int32_t *row_start, *row_len; /* [N] first token and tokens of a row's sequence */
     float *scratch;                     /* [N][2][H*Dh] f32, the FP32 path only */
+    /* Hopper, heads of 64: out in E4M3. The scale of all rows of a sequence is v_top / 448 (1 where
+     * v_top is 0): no average of values exceeds the largest. Both NULL: out is of dtype. */
+    const float *v_top; /* [N] at a sequence's first token: its largest |v|, over all heads */
+    float *out_scale;   /* [N] written */
     int64_t n_tiles, n_tiles_of[VNP_CUDA_TILE_KINDS];
     int64_t n_rows, n_heads, head_dim, ld_qkv, ld_out;
     enum vnp_dtype dtype;
     float scale;
     int n_sms;
     bool has_wgmma;
+    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                       CUtensorMapFloatOOBfill); /* cuTensorMapEncodeTiled, with has_wgmma */
 };
 
 /* A matrix product out = epilogue(a w^T + bias). */
@@ -97,6 +105,7 @@ enum vnp_cuda_gemm_epilogue {
     VNP_CUDA_EPI_GELU,      /* out = gelu(y) */
     VNP_CUDA_EPI_ADD,       /* out += y, f32 */
     VNP_CUDA_EPI_GEGLU,     /* out = gelu(gate) * value; weight rows interleaved by eights */
+    VNP_CUDA_EPI_QKV,       /* out = y, its first n_rotated columns rotated by heads; Hopper only */
 };
 struct vnp_cuda_gemm_args {
     /* w, bias and w_scale are readable up to a multiple of VNP_CUDA_WEIGHT_ROWS rows */
@@ -108,7 +117,12 @@ struct vnp_cuda_gemm_args {
     float *out_scale;     /* [M] written; out E4M3 only */
     void *out;            /* [M][n_out or n_out/2] */
     int64_t m, n, k, ld_a, ld_w, ld_out;
-    float w_bound, bias_bound; /* largest row length of w, largest bias >= 0; out E4M3 only */
+    float w_bound, bias_bound;   /* largest row length of w, largest bias >= 0; out E4M3 only */
+    const float2 *rotary;        /* QKV: [max position][head_dim / 2] {cos, sin} */
+    const int32_t *row_start;    /* QKV: [M] first token of a row's sequence */
+    float *v_top;                /* QKV: [M] at a sequence's first token, its largest |v|; zeros
+                                    before; NULL: not wanted */
+    int64_t head_dim, n_rotated; /* QKV: 16, 32 or 64; 2 H Dh, or 0 */
     enum vnp_dtype in_dtype, out_dtype;
     enum vnp_cuda_gemm_epilogue epilogue;
     int n_sms;
@@ -141,8 +155,12 @@ cudaError_t vnp_cuda_finish(const float *y, int64_t ld_y, enum vnp_cuda_gemm_epi
                             int64_t ld_out, cudaStream_t stream);
 cudaError_t vnp_cuda_attention(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_attention_short(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
-cudaError_t vnp_cuda_attention_sm90(const struct vnp_cuda_attention_args *p,
-                                    enum vnp_cuda_tile_kind kind, cudaStream_t stream);
+cudaError_t vnp_cuda_attention_whole(const struct vnp_cuda_attention_args *p,
+                                     enum vnp_cuda_tile_kind kind, cudaStream_t stream);
+cudaError_t vnp_cuda_attention_long(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
+/* without rotation */
+cudaError_t vnp_cuda_attention_long_sm90(const struct vnp_cuda_attention_args *p,
+                                         cudaStream_t stream);
 cudaError_t vnp_cuda_attention_f32(const struct vnp_cuda_attention_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f32(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_gemm_f16_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream);
@@ -223,7 +241,9 @@ struct vnp_exec {
     struct vnp_cuda_tile *d_tiles;    /* [max_tiles] */
     int32_t *d_row_start, *d_row_len; /* [max_tokens] */
     int64_t n_tokens, n_seqs, n_tiles, n_tiles_of[VNP_CUDA_TILE_KINDS], max_len, max_tiles;
-    float2 *rotary; /* [max_tokens][half] of rotary_dim */
+    float *v_top;       /* [max_tokens] at a sequence's first token: its largest |v| in top_of */
+    const void *top_of; /* the qkv that v_top was taken from, or NULL */
+    float2 *rotary;     /* [max_tokens][half] of rotary_dim */
     int64_t rotary_dim;
     enum vnp_dtype rotary_freq_dtype;
     void *scratch; /* FP32: rotated q and k; FP8: 16-bit results before they are quantised */
@@ -280,6 +300,9 @@ vnp_status vnp_cuda_op_layernorm(struct vnp_exec *ex, const struct vnp_norm_para
 vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
                               enum vnp_epilogue epi, const struct vnp_tensor *a,
                               struct vnp_tensor *out);
+vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
+                                  struct vnp_attention_params *p, const struct vnp_tensor *a,
+                                  struct vnp_tensor *out);
 vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                                  const struct vnp_tensor *qkv, struct vnp_tensor *out);
 vnp_status vnp_cuda_op_pool(struct vnp_exec *ex, const struct vnp_pool_params *p,

@@ -35,13 +35,15 @@ template <int TYPE> __device__ __forceinline__ void store4(void *row, int i, flo
  * Rounding  y in FP32, rounded once to TYPE
  * Traffic   4*N*D read, 2*N*D written (FP16; E4M3 half of that): D = 2560, N = 16896: 260 MB
  * Bound     86 us at 3.0 TB/s; measured: docs/kernels/layernorm-cuda.md
- * Launch    1 warp a row, 4 warps a block, no smem, 4 V + about 24 registers
+ * Launch    1 warp a row, 4 warps a block, no smem, 4 V + about 24 registers; the last rows first:
+ *           those the product before has just written are in the L2, and the first rows, written
+ *           last, are what the product after begins with
  * Order     fixed butterfly over the row: bit-identical for any N and any neighbours
  * Ref       vnp_ref layernorm     Tried  -
  */
 template <int V, int TYPE> __global__ void layernorm(const __grid_constant__ vnp_cuda_norm_args p) {
-    int64_t row = static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.y;
-    if (row >= p.n_rows) return;
+    int64_t row = p.n_rows - 1 - static_cast<int64_t>(blockIdx.x) * WARPS - threadIdx.y;
+    if (row < 0) return;
     int lane = static_cast<int>(threadIdx.x), n4 = static_cast<int>(p.n_cols) / 4;
     const float4 *x = reinterpret_cast<const float4 *>(p.x + row * p.ld_x);
     float4 v[V];

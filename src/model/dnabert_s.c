@@ -71,7 +71,7 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
                                              .head_dim = head_dim,
                                              .scale = (float)(1 / sqrt((double)head_dim)),
                                              .slopes = s->e->slopes};
-    VNP_TRY(b->linear(s->ex, layer->qkv, VNP_EPI_NONE, &s->attn_in, &s->qkv));
+    VNP_TRY(vnp_encoder_qkv(s, layer->qkv, &attention));
     VNP_TRY(b->attention(s->ex, &attention, &s->qkv, &s->attn_out));
     VNP_TRY(b->linear(s->ex, layer->out, VNP_EPI_RESIDUAL, &s->attn_out, &s->x));
     VNP_TRY(norm(s, &layer->attn_norm, &s->ffn_in));

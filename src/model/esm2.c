@@ -70,7 +70,7 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
                                              .has_rotary = true,
                                              .freq_dtype = s->e->spec.freq_dtype};
     VNP_TRY(norm(s, &layer->attn_norm, NULL, &s->attn_in));
-    VNP_TRY(b->linear(s->ex, layer->qkv, VNP_EPI_NONE, &s->attn_in, &s->qkv));
+    VNP_TRY(vnp_encoder_qkv(s, layer->qkv, &attention));
     VNP_TRY(b->attention(s->ex, &attention, &s->qkv, &s->attn_out));
     VNP_TRY(b->linear(s->ex, layer->out, VNP_EPI_RESIDUAL, &s->attn_out, &s->x));
     VNP_TRY(norm(s, &layer->ffn_norm, NULL, &s->ffn_in));

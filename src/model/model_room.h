@@ -54,6 +54,14 @@ static inline vnp_status vnp_model_go_on(const struct vnp_encoder_want *want) {
     return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "the batch was abandoned");
 }
 
+/* The QKV product of a layer; q and k leave it rotated where the backend does that. */
+static inline vnp_status vnp_encoder_qkv(struct vnp_encoder_session *s, const struct vnp_linear *w,
+                                         struct vnp_attention_params *attention) {
+    const struct vnp_backend *b = s->e->b;
+    if (b->linear_qkv) return b->linear_qkv(s->ex, w, attention, &s->attn_in, &s->qkv);
+    return b->linear(s->ex, w, VNP_EPI_NONE, &s->attn_in, &s->qkv);
+}
+
 /* Loading: every call names what failed. */
 vnp_status vnp_model_const(struct vnp_encoder *e, const struct vnp_checkpoint *c, const char *name,
                            int64_t n_rows, float **out);

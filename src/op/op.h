@@ -187,7 +187,7 @@ struct vnp_classifier_params {
 
 /* ---- the backend --------------------------------------------------------------------------- */
 
-#define VNP_BACKEND_VERSION 2
+#define VNP_BACKEND_VERSION 3
 
 /* One struct of function pointers a backend, constant, returned by vnp_<name>_backend().
  * Ops on an exec run in call order and may be asynchronous; exec_wait makes results visible and
@@ -242,6 +242,12 @@ struct vnp_backend {
      * the type its own site prescribes, or F32. */
     vnp_status (*linear)(struct vnp_exec *ex, const struct vnp_linear *w, enum vnp_epilogue epi,
                          const struct vnp_tensor *a, struct vnp_tensor *out);
+    /* out = a W^T + b, the product before attention p. A backend that can rotates q and k here,
+     * before they are rounded, and clears p->has_rotary: attention then takes them as they are.
+     * NULL: linear serves, attention rotates. */
+    vnp_status (*linear_qkv)(struct vnp_exec *ex, const struct vnp_linear *w,
+                             struct vnp_attention_params *p, const struct vnp_tensor *a,
+                             struct vnp_tensor *out);
     /* qkv [N][3][H][Dh] at QKV; out [N][H*Dh] at ATTN_OUT: softmax(scale q k^T + bias) v inside
      * each sequence of the batch in flight. */
     vnp_status (*attention)(struct vnp_exec *ex, const struct vnp_attention_params *p,
