@@ -114,6 +114,50 @@ static void suite_attention_cases(struct suite *s) {
     }
 }
 
+static void suite_qkv_cases(struct suite *s) {
+    static const int small[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17};
+    static const int tiles[] = {33, 1, 31, 32, 64, 2, 63, 65, 1, 127, 128, 129};
+    static const int kinds[] = {64, 100, 40, 193, 65, 150, 1, 300, 128, 192, 1000, 129};
+    static const int one[] = {1}, borders[] = {128, 129}; /* whole tiles of rows, and one more */
+    static const struct {
+        int n;
+        const int *lengths;
+    } packs[] = {{17, small}, {12, tiles}, {12, kinds}, {1, one}, {1, borders}, {1, borders + 1}};
+    static const int64_t head_dims[] = {16, 24, 32, 64, 128};
+    static const int64_t n_in[] = {32, 80, 136, 24, 64, 48};
+    static const enum vnp_dtype stored[] = {VNP_F32, VNP_F16, VNP_BF16};
+    static const struct {
+        int64_t n_heads, head_dim;
+    } wide[] = {{20, 16}, {20, 32}, {20, 64}, {12, 64}};
+    if (!s->dut.b->linear_qkv) return;
+    size_t turn = 0;
+    for (size_t k = 0; k < VNP_COUNT(head_dims); k++)
+        for (int64_t h = 1; h <= 5; h++)
+            for (size_t i = 0; i < VNP_COUNT(packs); i++)
+                for (int p = SUITE_NONE; p <= SUITE_ROTARY_F16; p++, turn++) {
+                    if (s->config->is_quick && ((size_t)h + i + k) % 3) continue;
+                    if (packs[i].lengths == kinds && (h > 2 || p == SUITE_NONE)) continue;
+                    struct suite_attention_case at = {
+                        h, head_dims[k], (enum suite_positions)p, packs[i].n, packs[i].lengths,
+                        1, false};
+                    suite_linear_qkv(s, (struct suite_qkv_case){at, n_in[turn % VNP_COUNT(n_in)],
+                                                                turn % 4 ? 3 : 1, turn % 4 != 1,
+                                                                stored[turn % VNP_COUNT(stored)]});
+                }
+    for (size_t k = 0; k < VNP_COUNT(wide); k++) {
+        enum suite_positions p = wide[k].n_heads == 12 ? SUITE_ALIBI : SUITE_ROTARY_F16;
+        struct suite_attention_case at = {
+            wide[k].n_heads, wide[k].head_dim, p, (int)VNP_COUNT(tiles), tiles, 1, false};
+        int64_t d = wide[k].n_heads * wide[k].head_dim;
+        suite_linear_qkv(s, (struct suite_qkv_case){at, d, 3, true, VNP_F16});
+    }
+    for (size_t k = 0; k < VNP_COUNT(head_dims); k++)
+        for (int p = SUITE_ALIBI; p <= SUITE_ROTARY; p++)
+            if (!s->config->is_quick || k % 3 == 0)
+                suite_neighbours(s, 2, head_dims[k], (enum suite_positions)p);
+    if (!s->config->is_quick) suite_neighbours(s, 20, 64, SUITE_ROTARY);
+}
+
 /* Runs everything; returns 0 when nothing failed. The caller prints the plan "1..n" if it wants. */
 static int op_suite_run(const struct op_suite_config *config, int *n_passed, int *n_failed) {
     struct suite s = {.config = config, .random = config->seed ? config->seed : 20240229};
@@ -139,9 +183,12 @@ static int op_suite_run(const struct op_suite_config *config, int *n_passed, int
     suite_linear_cases(&s);
     suite_linear_cases_large(&s);
     suite_attention_cases(&s);
-    suite_company(&s, 64, 2, 128, false);
-    suite_company(&s, 96, 6, 384, true);
-    suite_company(&s, 256, 4, 1024, false);
+    suite_qkv_cases(&s);
+    for (int is_plain = 1; is_plain >= 0; is_plain--) {
+        suite_company(&s, 64, 2, 128, false, is_plain);
+        suite_company(&s, 96, 6, 384, true, is_plain);
+        suite_company(&s, 256, 4, 1024, false, is_plain);
+    }
     for (int i = 0; i < 3; i++)
         suite_classify(&s, (int64_t[]){64, 320, 3328}[i], (int64_t[]){8, 64, 512}[i], 13);
     s.ref.b->device_close(s.ref.dev);

@@ -4,13 +4,14 @@
 #ifndef VNP_OP_SUITE_COMPANY_H
 #define VNP_OP_SUITE_COMPANY_H
 
-#include "op_suite_ops.h"
+#include "op_suite_qkv.h"
 
 /* ---- company ------------------------------------------------------------------------------- */
 
 struct suite_chain {
     int64_t d, h, f, vocab;
     bool is_gated; /* DNABERT-like: ALiBi and a gated product; else rotary and GELU */
+    bool is_plain; /* linear and a rotating attention, though the backend has linear_qkv */
     float *table, *wqkv, *wo, *wup, *wdown, *ones, *slopes;
 };
 
@@ -63,7 +64,10 @@ static bool suite_chain_run(struct suite *s, struct suite_side *side, const stru
     ok = ok && suite_ok(s, b->batch_begin(side->ex, pack), "batch_begin");
     ok = ok && suite_ok(s, b->embed(side->ex, &pe, &t[0]), "embed");
     ok = ok && suite_ok(s, b->layernorm(side->ex, &pn, &t[0], NULL, &t[1]), "layernorm");
-    ok = ok && suite_ok(s, b->linear(side->ex, w[0], VNP_EPI_NONE, &t[1], &t[2]), "qkv");
+    if (b->linear_qkv && !c->is_plain)
+        ok = ok && suite_ok(s, b->linear_qkv(side->ex, w[0], &pa, &t[1], &t[2]), "linear_qkv");
+    else
+        ok = ok && suite_ok(s, b->linear(side->ex, w[0], VNP_EPI_NONE, &t[1], &t[2]), "qkv");
     ok = ok && suite_ok(s, b->attention(side->ex, &pa, &t[2], &t[3]), "attention");
     ok = ok && suite_ok(s, b->linear(side->ex, w[1], VNP_EPI_RESIDUAL, &t[3], &t[0]), "out");
     ok = ok && suite_ok(s, b->layernorm(side->ex, &pn, &t[0], NULL, &t[4]), "layernorm");
@@ -150,11 +154,13 @@ static void suite_company_threads(struct suite *s, const struct suite_chain *c,
     }
 }
 
-static void suite_company(struct suite *s, int64_t d, int64_t h, int64_t f, bool is_gated) {
+static void suite_company(struct suite *s, int64_t d, int64_t h, int64_t f, bool is_gated,
+                          bool is_plain) {
     static const int lengths[SUITE_N_SEQS] = {1,  2,  3,  7,   8,   15,  16, 17,  31,  32, 33,
                                               63, 64, 65, 127, 128, 129, 51, 166, 257, 97};
-    if (!suite_begin(s, "company D=%lld H=%lld F=%lld gated=%d", (long long)d, (long long)h,
-                     (long long)f, is_gated))
+    if (!s->dut.b->linear_qkv && !is_plain) return;
+    if (!suite_begin(s, "company D=%lld H=%lld F=%lld gated=%d%s", (long long)d, (long long)h,
+                     (long long)f, is_gated, is_plain ? "" : " linear_qkv"))
         return;
     int64_t n_up = is_gated ? 2 * f : f;
     float scale = (float)(1 / sqrt((double)d));
@@ -163,6 +169,7 @@ static void suite_company(struct suite *s, int64_t d, int64_t h, int64_t f, bool
                             f,
                             33,
                             is_gated,
+                            is_plain,
                             suite_normals(s, 33 * d, 1),
                             suite_normals(s, 3 * d * d, scale * 2),
                             suite_normals(s, d * d, scale),

@@ -213,18 +213,24 @@ static void suite_put(struct suite_tensor *t, const float *x) {
     free(bytes);
 }
 
+/* The window's scales [rows], or NULL; the caller frees. */
+static float *suite_get_scales(const struct suite_tensor *t) {
+    if (!t->t.scale) return NULL;
+    float *scales = suite_floats(t->t.rows);
+    suite_copy(t->side, scales, t->t.scale, (size_t)t->t.rows * sizeof *scales, false);
+    return scales;
+}
+
 /* The window's values as FP32, [rows][cols]; the caller frees. */
 static float *suite_get(const struct suite_tensor *t) {
     char *bytes = suite_get_bytes(t);
     size_t size = vnp_dtype_bytes(t->t.dtype);
-    float *x = suite_floats(t->t.rows * t->t.cols), *scales = suite_floats(t->t.rows);
-    if (t->t.scale)
-        suite_copy(t->side, scales, t->t.scale, (size_t)t->t.rows * sizeof *scales, false);
+    float *x = suite_floats(t->t.rows * t->t.cols), *scales = suite_get_scales(t);
     for (int64_t r = 0; r < t->t.rows; r++) {
         vnp_convert_to_f32(t->t.dtype,
                            bytes + (size_t)(SUITE_PAD_ROWS + r) * (size_t)t->t.ld * size, t->t.cols,
                            x + r * t->t.cols);
-        for (int64_t c = 0; t->t.scale && c < t->t.cols; c++) x[r * t->t.cols + c] *= scales[r];
+        for (int64_t c = 0; scales && c < t->t.cols; c++) x[r * t->t.cols + c] *= scales[r];
     }
     free(scales);
     free(bytes);
@@ -289,15 +295,16 @@ static double suite_tie(enum vnp_precision precision, double max_product) {
 }
 
 /* got against want [rows][cols] with err [rows][cols], the error allowed before the result is
- * rounded to `dtype`. NaN and Inf must stand in the same places. */
-static void suite_compare(struct suite *s, const char *what, int64_t rows, int64_t cols,
-                          enum vnp_dtype dtype, const float *want, const float *got,
-                          const double *err) {
+ * rounded to `dtype`: by the scales [rows] that came with it, or where those are NULL by scales of
+ * the rows' largest magnitudes. NaN and Inf must stand in the same places. */
+static void suite_compare_scaled(struct suite *s, const char *what, int64_t rows, int64_t cols,
+                                 enum vnp_dtype dtype, const float *scales, const float *want,
+                                 const float *got, const double *err) {
     double worst = 0;
     int64_t idx_worst = 0;
     for (int64_t r = 0; r < rows; r++) {
-        double row_max = 0;
-        for (int64_t c = 0; c < cols; c++)
+        double row_max = scales ? 448 * (double)scales[r] : 0;
+        for (int64_t c = 0; !scales && c < cols; c++)
             row_max = fmax(row_max, fabs((double)want[r * cols + c]) + err[r * cols + c]);
         for (int64_t c = 0; c < cols; c++) {
             int64_t i = r * cols + c;
@@ -314,6 +321,12 @@ static void suite_compare(struct suite *s, const char *what, int64_t rows, int64
     suite_bad(s, "%s: [%lld][%lld] is %.9g, the reference says %.9g: %.3g times the tolerance",
               what, (long long)(idx_worst / cols), (long long)(idx_worst % cols),
               (double)got[idx_worst], (double)want[idx_worst], worst);
+}
+
+static void suite_compare(struct suite *s, const char *what, int64_t rows, int64_t cols,
+                          enum vnp_dtype dtype, const float *want, const float *got,
+                          const double *err) {
+    suite_compare_scaled(s, what, rows, cols, dtype, NULL, want, got, err);
 }
 
 /* ---- batches ------------------------------------------------------------------------------- */

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+// The suite's cases of linear_qkv, tried on backends that have none of their own: the host backends
+// behind a table whose linear_qkv is their linear, turned here and rounded. Also such as keep
+// activations in E4M3 with a scale a sequence. Then the same broken on purpose, which the suite
+// must catch. No test framework: the suite prints TAP itself.
+#include "op_suite.h"
+
+#include "cpu/cpu.h"
+
+enum fault {
+    NO_FAULT,
+    TURNS_BACK,     /* the rotation's sign */
+    LATE_POSITION,  /* positions from 1 */
+    PACK_POSITION,  /* positions of the pack */
+    WRONG_PARTNER,  /* neighbours turned instead of halves */
+    TURNS_VALUES,   /* v too */
+    TURNS_TWICE,    /* has_rotary left as it was */
+    FREQUENCIES,    /* not rounded */
+    SMALL_SCALE,    /* of E4M3: results saturate */
+    LARGE_SCALE,    /* of E4M3: results lose digits */
+    PACK_SCALE,     /* of E4M3: one for the pack */
+    LEAK_OF_VALUES, /* 0 times the next sequence's */
+};
+
+static struct vnp_backend table; /* what the suite sees */
+static const struct vnp_backend *real;
+static const struct vnp_pack *pack; /* in flight */
+static bool is_narrow;              /* F16 and E4M3 on top of a backend of FP32 tensors */
+static enum fault fault;
+static int n_lines;
+
+/* ---- plain copies of tensors ---------------------------------------------------------------- */
+
+static struct vnp_tensor plain(const struct vnp_tensor *t) {
+    int64_t ld = VNP_ALIGN_UP(t->cols, 16);
+    float *x = vnp_alloc_aligned((size_t)(t->rows * ld) * sizeof *x);
+    if (!x) exit(2);
+    return (struct vnp_tensor){
+        .data = x, .dtype = VNP_F32, .rows = t->rows, .cols = t->cols, .ld = ld};
+}
+
+static struct vnp_tensor widened(const struct vnp_tensor *t) {
+    struct vnp_tensor out = plain(t);
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *x = (float *)out.data + r * out.ld;
+        const char *row = (const char *)t->data + (size_t)(r * t->ld) * vnp_dtype_bytes(t->dtype);
+        vnp_convert_to_f32(t->dtype, row, t->cols, x);
+        for (int64_t c = 0; t->scale && c < t->cols; c++) x[c] *= t->scale[r];
+    }
+    return out;
+}
+
+static void narrowed(const struct vnp_tensor *x, struct vnp_tensor *out) {
+    size_t size = vnp_dtype_bytes(out->dtype);
+    for (int64_t r = 0; r < x->rows; r++)
+        for (int64_t c = 0; c < x->cols; c++) {
+            float y = ((const float *)x->data)[r * x->ld + c];
+            if (out->scale) y /= out->scale[r];
+            suite_store(out->dtype, (char *)out->data + (size_t)(r * out->ld + c) * size, y);
+        }
+}
+
+/* ---- the table ------------------------------------------------------------------------------ */
+
+static vnp_status begin(struct vnp_exec *ex, const struct vnp_pack *p) {
+    pack = p;
+    return real->batch_begin(ex, p);
+}
+
+static vnp_status make_tensor(struct vnp_exec *ex, enum vnp_site site, int64_t max_rows,
+                              int64_t cols, struct vnp_tensor *out) {
+    struct vnp_tensor scale;
+    VNP_TRY(real->tensor_create(ex, site, max_rows, cols, out));
+    if (!is_narrow) return VNP_OK;
+    if (site == VNP_SITE_QKV) out->dtype = VNP_F16;
+    if (site != VNP_SITE_ATTN_IN && site != VNP_SITE_ATTN_OUT) return VNP_OK;
+    VNP_TRY(real->tensor_create(ex, VNP_SITE_F32, 1, max_rows, &scale));
+    out->dtype = VNP_E4M3;
+    out->scale = scale.data;
+    return VNP_OK;
+}
+
+static void turn_head(const struct vnp_attention_params *p, int64_t t, float *x) {
+    int64_t half = p->head_dim / 2;
+    enum vnp_dtype type = fault == FREQUENCIES ? VNP_F32 : p->freq_dtype;
+    for (int64_t i = 0; i < half; i++) {
+        float *x1 = fault == WRONG_PARTNER ? x + 2 * i : x + i;
+        float *x2 = fault == WRONG_PARTNER ? x1 + 1 : x1 + half;
+        double angle = (double)t * vnp_op_rotary_freq(i, p->head_dim, type);
+        double c = cos(angle), s = fault == TURNS_BACK ? -sin(angle) : sin(angle);
+        double a = (double)*x1, b = (double)*x2;
+        *x1 = (float)(a * c - b * s);
+        *x2 = (float)(b * c + a * s);
+    }
+}
+
+static vnp_status turning_linear(struct vnp_exec *ex, const struct vnp_linear *w,
+                                 struct vnp_attention_params *p, const struct vnp_tensor *a,
+                                 struct vnp_tensor *out) {
+    struct vnp_tensor wide = is_narrow ? widened(a) : *a, y = plain(out);
+    vnp_status status = real->linear(ex, w, VNP_EPI_NONE, &wide, &y);
+    int64_t n_parts = fault == TURNS_VALUES ? 3 : 2;
+    for (int64_t s = 0; status == VNP_OK && p->has_rotary && s < pack->n_seqs; s++)
+        for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
+            for (int64_t h = 0; h < n_parts * p->n_heads; h++) {
+                int64_t t = fault == PACK_POSITION ? row : row - pack->cu_seqlens[s];
+                turn_head(p, t + (fault == LATE_POSITION),
+                          (float *)y.data + row * y.ld + h * p->head_dim);
+            }
+    if (status == VNP_OK) narrowed(&y, out);
+    if (fault != TURNS_TWICE) p->has_rotary = false;
+    if (is_narrow) vnp_free_aligned(wide.data);
+    vnp_free_aligned(y.data);
+    return status;
+}
+
+/* E4M3 by the largest value of a sequence. */
+static void sequence_scales(const struct vnp_tensor *qkv, struct vnp_tensor *out) {
+    float top_of_pack = 0;
+    for (int64_t s = 0; s < pack->n_seqs; s++) {
+        float top = 0;
+        for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
+            for (int64_t i = 2 * out->cols; i < qkv->cols; i++) {
+                float v = fabsf(((const float *)qkv->data)[row * qkv->ld + i]);
+                if (!(v <= top)) top = v;
+            }
+        top_of_pack = fmaxf(top_of_pack, top);
+        if (fault == PACK_SCALE) top = top_of_pack;
+        if (fault == SMALL_SCALE) top /= 64;
+        if (fault == LARGE_SCALE) top *= 2;
+        for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
+            out->scale[row] = top > 0 || isnan(top) ? top / 448 : 1;
+    }
+}
+
+static vnp_status narrow_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
+                                   const struct vnp_tensor *qkv, struct vnp_tensor *out) {
+    struct vnp_tensor wide = is_narrow ? widened(qkv) : *qkv, y = is_narrow ? plain(out) : *out;
+    vnp_status status = real->attention(ex, p, &wide, &y);
+    for (int64_t s = 0; fault == LEAK_OF_VALUES && s + 1 < pack->n_seqs; s++) {
+        const float *next = (const float *)wide.data + pack->cu_seqlens[s + 1] * wide.ld;
+        ((float *)y.data)[pack->cu_seqlens[s] * y.ld] += 0 * next[2 * y.cols];
+    }
+    if (!is_narrow) return status;
+    sequence_scales(&wide, out);
+    narrowed(&y, out);
+    vnp_free_aligned(wide.data), vnp_free_aligned(y.data);
+    return status;
+}
+
+/* ---- runs ----------------------------------------------------------------------------------- */
+
+static int run(const struct vnp_backend *b, enum vnp_precision precision, const char *only,
+               FILE *out) {
+    int n_passed = 0, n_failed = 0;
+    struct op_suite_config config = {
+        .backend = &table,
+        .device = {.precision = precision,
+                   .n_threads = 2,
+                   .is_emulation = b == vnp_ref_backend() && precision != VNP_PREC_FP32},
+        .is_quick = true,
+        .only = only,
+        .every = getenv("VNP_QUICK") ? 29 : 0,
+        .out = out,
+    };
+    is_narrow = b == vnp_ref_backend() && precision == VNP_PREC_FP8;
+    real = b;
+    table = *b;
+    table.batch_begin = begin;
+    table.tensor_create = make_tensor;
+    table.linear_qkv = turning_linear;
+    table.attention = narrow_attention;
+    op_suite_run(&config, &n_passed, &n_failed);
+    n_lines += n_passed + n_failed;
+    return n_passed + n_failed == 0 ? -1 : n_failed;
+}
+
+static int must_fail(const char *what, enum fault f, enum vnp_precision precision,
+                     const char *only) {
+    FILE *nowhere = fopen("/dev/null", "w");
+    fault = f;
+    int before = n_lines, n_failed = run(vnp_ref_backend(), precision, only, nowhere);
+    fault = NO_FAULT;
+    n_lines = before + 1;
+    fclose(nowhere);
+    printf("%s %d - the suite catches %s, %d cases\n", n_failed > 0 ? "ok" : "not ok", n_lines,
+           what, n_failed);
+    return n_failed <= 0;
+}
+
+static int catches(void) {
+    const char *one = "linear_qkv H=1 Dh=16";
+    int n_bad = must_fail("a turn backwards", TURNS_BACK, VNP_PREC_FP32, one);
+    n_bad += must_fail("positions from 1", LATE_POSITION, VNP_PREC_FP32, one);
+    n_bad += must_fail("positions of the pack", PACK_POSITION, VNP_PREC_FP32, one);
+    n_bad += must_fail("the wrong partner", WRONG_PARTNER, VNP_PREC_FP32, one);
+    n_bad += must_fail("turned values", TURNS_VALUES, VNP_PREC_FP32, one);
+    n_bad += must_fail("two turns", TURNS_TWICE, VNP_PREC_FP32, one);
+    n_bad += must_fail("frequencies not rounded", FREQUENCIES, VNP_PREC_FP32, one);
+    n_bad += must_fail("a turn backwards in FP8", TURNS_BACK, VNP_PREC_FP8, one);
+    n_bad += must_fail("positions from 1 in FP8", LATE_POSITION, VNP_PREC_FP8, one);
+    n_bad += must_fail("saturated results", SMALL_SCALE, VNP_PREC_FP8, one);
+    n_bad += must_fail("a scale above the bound", LARGE_SCALE, VNP_PREC_FP8, one);
+    n_bad += must_fail("a scale of the pack", PACK_SCALE, VNP_PREC_FP8, "neighbours H=2 Dh=16");
+    n_bad += must_fail("0 times the neighbour", LEAK_OF_VALUES, VNP_PREC_FP8, "neighbours");
+    n_bad += must_fail("0 times the neighbour", LEAK_OF_VALUES, VNP_PREC_FP32, "neighbours");
+    return n_bad;
+}
+
+int main(void) {
+    static const char *const kinds[] = {"linear_qkv", "linear_qkv H=", "neighbours"};
+    const struct vnp_backend *ref = vnp_ref_backend(), *cpu = vnp_cpu_backend();
+    const bool is_quick = getenv("VNP_QUICK") != NULL;
+    int n_bad = 0;
+    for (int i = 0; i < (is_quick ? 2 : 3);
+         i++) { /* linear_qkv alone: company too, of ops on FP32 tensors */
+        if (i != 1) n_bad |= run(ref, VNP_PREC_FP32, kinds[i], NULL);
+        if (i != 0) n_bad |= run(ref, VNP_PREC_FP8, kinds[i], NULL);
+        if (i != 0) n_bad |= run(cpu, VNP_PREC_FP32, kinds[i], NULL);
+        if (i != 1 && strstr(vnp_cpu_features(), "avx512-bf16"))
+            n_bad |= run(cpu, VNP_PREC_BF16, kinds[i], NULL);
+    }
+    if (!is_quick) n_bad |= catches(); /* about the suite, not about memory */
+    printf("1..%d\n", n_lines);
+    return n_bad != 0;
+}
