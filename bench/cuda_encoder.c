@@ -7,7 +7,9 @@
  * usage: vnp_cuda_bench MODEL PRECISION SECONDS BUDGET [WORKLOAD...]
  *          MODEL 3B, 650M, dnabert; WORKLOAD reads150, chunk500, proteome, dna
  *        vnp_cuda_bench MODEL PRECISION SECONDS BUDGET ops [WORKLOAD...]   ns a token by op
- *        vnp_cuda_bench gemm SECONDS PRECISION ROWS    products of 3B: ours and the library's */
+ *        vnp_cuda_bench gemm SECONDS PRECISION ROWS    products of 3B: ours and the library's
+ *        vnp_cuda_bench attention SECONDS PRECISION BUDGET WORKLOAD...    attention alone, of 3B on
+ *          WORKLOAD reads150, chunk500, proteome, of DNABERT-S on dnabert32, dnabert104 */
 #include "../src/cuda/cuda_room.h"
 #include "cuda/cuda.h"
 #include "model/model.h"
@@ -203,6 +205,13 @@ static void make_load(struct load *l, const char *workload, int64_t budget,
     }
 }
 
+static void free_load(struct load *l) {
+    for (int i = 0; i < l->n_packs; i++) {
+        free((void *)(uintptr_t)l->packs[i].tokens);
+        free((void *)(uintptr_t)l->packs[i].cu_seqlens);
+    }
+}
+
 /* ---- one configuration ------------------------------------------------------------------------
  */
 
@@ -259,10 +268,7 @@ static void bench_encoder(struct bench *b, const char *workload) {
            (double)n_seqs / t, flop * (double)n_tokens / t / 1e12, w,
            n_watts ? clock_sum / n_watts : 0, w > 0 ? (double)n_tokens / t / w : 0);
     fflush(stdout);
-    for (int i = 0; i < l.n_packs; i++) {
-        free((void *)(uintptr_t)l.packs[i].tokens);
-        free((void *)(uintptr_t)l.packs[i].cu_seqlens);
-    }
+    free_load(&l);
 }
 
 /* ---- time by op: the table, with events around every call -------------------------------------
@@ -308,6 +314,11 @@ static vnp_status p_linear(struct vnp_exec *ex, const struct vnp_linear *w, enum
                                        : OP_DOWN;
     return marked(ex, op, profile.real->linear(ex, w, epi, a, out));
 }
+static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
+                               struct vnp_attention_params *p, const struct vnp_tensor *a,
+                               struct vnp_tensor *out) {
+    return marked(ex, OP_QKV, profile.real->linear_qkv(ex, w, p, a, out));
+}
 static vnp_status p_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                               const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return marked(ex, OP_ATTENTION, profile.real->attention(ex, p, qkv, out));
@@ -324,6 +335,7 @@ static const struct vnp_backend *profiled(const struct vnp_backend *real) {
     profile.table.embed = p_embed;
     profile.table.layernorm = p_norm;
     profile.table.linear = p_linear;
+    profile.table.linear_qkv = p_linear_qkv;
     profile.table.attention = p_attention;
     profile.table.pool = p_pool;
     for (int i = 0; i <= MAX_MARKS; i++)
@@ -359,6 +371,98 @@ static void bench_ops(struct bench *b, const char *workload) {
     printf("}\n");
     fflush(stdout);
     free(out);
+}
+
+/* ---- attention alone --------------------------------------------------------------------------
+ */
+
+/* The whole of a tensor becomes nearly normal values of variance 1. */
+static void fill_normal(const struct vnp_tensor *t) {
+    enum { N = 1 << 22 };
+    static char values[N * 4];
+    size_t size = vnp_dtype_bytes(t->dtype), n = (size_t)(t->rows * t->ld);
+    for (size_t i = 0; i < N; i++) {
+        float x = (float)(sqrt(-2 * log(uniform() + 1e-300)) * cos(6.283185307179586 * uniform()));
+        uint16_t half = t->dtype == VNP_BF16 ? vnp_f32_to_bf16(x) : vnp_f32_to_f16(x);
+        memcpy(values + i * size, size == 2 ? (void *)&half : (void *)&x, size);
+    }
+    for (size_t at = 0; at < n; at += N)
+        if (cudaMemcpy((char *)t->data + at * size, values, VNP_MIN(n - at, (size_t)N) * size,
+                       cudaMemcpyHostToDevice) != cudaSuccess)
+            exit(2);
+}
+
+/* n_calls of attention a pack, pack after pack: device time between events around them. */
+static double attention_for(struct vnp_exec *ex, const struct load *l, int n_calls,
+                            const struct vnp_attention_params *p, struct vnp_tensor *qkv,
+                            struct vnp_tensor *out, double seconds, double *n_tokens) {
+    const struct vnp_backend *be = vnp_cuda_backend();
+    double t0 = vnp_now_s(), total = 0;
+    *n_tokens = 0;
+    for (int i = 0; vnp_now_s() - t0 < seconds || i % l->n_packs != 0; i++) {
+        const struct vnp_pack *pack = &l->packs[i % l->n_packs];
+        qkv->rows = out->rows = pack->n_tokens;
+        if (be->batch_begin(ex, pack) != VNP_OK || be->mark(ex, 0) != VNP_OK) stop("batch");
+        for (int k = 0; k < n_calls; k++)
+            if (be->attention(ex, p, qkv, out) != VNP_OK) stop("attention");
+        if (be->mark(ex, 1) != VNP_OK || be->exec_wait(ex) != VNP_OK) stop("wait");
+        total += be->mark_s(ex, 0, 1);
+        *n_tokens += (double)pack->n_tokens;
+    }
+    return total;
+}
+
+static void bench_attention(struct vnp_device *dev, const char *precision, double seconds,
+                            int64_t budget, const char *workload) {
+    static struct load l;
+    const struct vnp_backend *be = vnp_cuda_backend();
+    bool is_dna = strncmp(workload, "dnabert", 7) == 0;
+    char drawn[64];
+    int64_t n_heads = is_dna ? 12 : 40, d = 64 * n_heads;
+    int n_layers = is_dna ? 12 : 36, n_calls = 144; /* a batch's start is a small part then */
+    struct vnp_model_spec m = {.kind = is_dna ? VNP_MODEL_DNABERT : VNP_MODEL_ESM2};
+    struct vnp_exec_limits limits = {budget, MAX_SEQS, 3 * d};
+    struct vnp_exec *ex;
+    struct vnp_tensor qkv, out;
+    float slopes[12], *d_slopes;
+    for (int h = 0; h < 12; h++) slopes[h] = (float)exp2(-8.0 * (h + 1) / 12);
+    struct vnp_view v = {slopes, VNP_F32, 1, 12};
+    snprintf(drawn, sizeof drawn, "%s%s", is_dna ? "dna" : "", workload + (is_dna ? 7 : 0));
+    make_load(&l, drawn, budget, &m);
+    if (be->exec_create(dev, &limits, &ex) != VNP_OK ||
+        be->tensor_create(ex, VNP_SITE_QKV, budget, 3 * d, &qkv) != VNP_OK ||
+        be->tensor_create(ex, VNP_SITE_ATTN_OUT, budget, d, &out) != VNP_OK ||
+        be->const_create(dev, &v, &d_slopes) != VNP_OK)
+        stop("context");
+    fill_normal(&qkv);
+    for (int is_rotary = 0; is_rotary <= !is_dna; is_rotary++) {
+        struct vnp_attention_params p = {.n_heads = n_heads,
+                                         .head_dim = 64,
+                                         .scale = 0.125f,
+                                         .has_rotary = is_rotary,
+                                         .slopes = is_dna ? d_slopes : NULL};
+        double n_tokens, t;
+        attention_for(ex, &l, n_calls, &p, &qkv, &out, VNP_MIN(1.0, seconds), &n_tokens);
+        watts_sum = clock_sum = 0;
+        n_watts = 0;
+        atomic_store(&is_watching, 1);
+        t = attention_for(ex, &l, n_calls, &p, &qkv, &out, seconds, &n_tokens);
+        atomic_store(&is_watching, 0);
+        printf("{\"attention\": \"%s\", \"precision\": \"%s\", \"positions\": \"%s\", "
+               "\"budget\": %lld, \"layers\": %d, \"s\": %.2f, \"ns_token\": %.1f, "
+               "\"tb_s\": %.3f, \"watts\": %.0f, \"mhz\": %.0f}\n",
+               workload, precision,
+               is_dna      ? "alibi"
+               : is_rotary ? "rotary"
+                           : "none",
+               (long long)budget, n_layers, t, t / n_tokens / n_calls * n_layers * 1e9,
+               8.0 * (double)d * n_tokens * n_calls / t / 1e12, n_watts ? watts_sum / n_watts : 0,
+               n_watts ? clock_sum / n_watts : 0);
+        fflush(stdout);
+    }
+    be->const_destroy(dev, d_slopes);
+    be->exec_destroy(ex);
+    free_load(&l);
 }
 
 /* ---- products alone ---------------------------------------------------------------------------
@@ -494,6 +598,18 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "gemm") == 0) {
         if (vnp_precision_parse(argv[3], &precision) != VNP_OK) return 64;
         bench_products(atof(argv[2]), precision, atoll(argv[4]));
+        return 0;
+    }
+    if (strcmp(argv[1], "attention") == 0) {
+        struct vnp_device_options opt = {0};
+        struct vnp_device *dev;
+        pthread_t watcher;
+        if (vnp_precision_parse(argv[3], &opt.precision) != VNP_OK) return 64;
+        if (vnp_cuda_backend()->device_open(&opt, &dev) != VNP_OK) stop("open");
+        if (pthread_create(&watcher, NULL, watch, NULL) != 0) return 2;
+        for (int i = 5; i < argc; i++)
+            bench_attention(dev, argv[3], atof(argv[2]), atoll(argv[4]), argv[i]);
+        atomic_store(&is_watching, -1);
         return 0;
     }
     struct bench b = {argv[1], argv[2], atof(argv[3]), atoll(argv[4]), NULL, {NULL, NULL}};
