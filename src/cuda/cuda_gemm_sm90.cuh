@@ -22,7 +22,7 @@
 namespace {
 
 constexpr int TILE_M = 128, TILE_N = 256, THREADS = 384, STAGES = 4;
-constexpr int CLUSTER = 2, GROUP_M = 16; /* row tiles */
+constexpr int CLUSTER = 2;
 constexpr int STAGE_A = TILE_M * 128, STAGE_B = TILE_N * 128, STAGE_BYTES = STAGE_A + STAGE_B;
 constexpr int CONST_BYTES = TILE_N * 4;
 constexpr int EPI_QKV_64 = 16; /* QKV with heads of 64 */
@@ -75,6 +75,7 @@ struct gemm_consts {
     void *out; /* [M][ld_out] */
     int64_t ld_out;
     int m, n, n_row_tiles, n_cols_tiles, k_tiles; /* row tiles: of all blocks of a cluster */
+    int group;                                    /* row tiles of a cluster, see tile_at */
     int lag;                                      /* ADD: cycles */
     int touch_rows; /* ADD: rows of the tile fetched into L2 at every k-step */
     float w_bound, bias_bound;
@@ -165,14 +166,14 @@ __device__ __forceinline__ void multiply<in_e4m3>(float (&d)[128], uint64_t a, u
     wgmma_e4m3(d, a, b, is_add);
 }
 
-/* A cluster's tiles in groups of GROUP_M / CLUSTER, all columns of a group before the next: the
- * operands of the tiles in flight stay in the L2. */
+/* A cluster's tiles in groups of rows, all columns of a group before the next, there and back: the
+ * operands of the tiles in flight stay in the L2, and so do the weight's last columns for the next
+ * group to begin with. */
 __device__ __forceinline__ void tile_at(const gemm_consts &c, int t, int *row, int *col) {
-    constexpr int GROUP = GROUP_M / CLUSTER;
-    int per_group = GROUP * c.n_cols_tiles, g = t / per_group, r = t - g * per_group;
-    int height = min(GROUP, c.n_row_tiles - g * GROUP);
-    *row = g * GROUP + r % height;
-    *col = r / height;
+    int per_group = c.group * c.n_cols_tiles, g = t / per_group, r = t - g * per_group;
+    int height = min(c.group, c.n_row_tiles - g * c.group);
+    *row = g * c.group + r % height;
+    *col = g % 2 ? c.n_cols_tiles - 1 - r / height : r / height;
 }
 
 /* Where a party stands in the ring; the barriers of its stages (full, then empty) at `bars`. */
@@ -427,6 +428,7 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     c.n_cols_tiles = static_cast<int>((p->n + TILE_N - 1) / TILE_N);
     c.k_tiles = static_cast<int>((p->k * IN::BYTES + 127) / 128);
     c.touch_rows = (TILE_M + c.k_tiles - 1) / c.k_tiles;
+    c.group = IN::BYTES == 1 && c.n_cols_tiles >= 20 ? 16 : 8;
     c.w_bound = p->w_bound;
     c.bias_bound = p->bias_bound;
     c.rotary = p->rotary;

@@ -221,6 +221,11 @@ static vnp_status p_linear(struct vnp_exec *ex, const struct vnp_linear *w, enum
                                        : OP_DOWN;
     return marked(ex, op, profiled->real->linear(ex, w, epi, a, out));
 }
+static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
+                               struct vnp_attention_params *p, const struct vnp_tensor *a,
+                               struct vnp_tensor *out) {
+    return marked(ex, OP_QKV, profiled->real->linear_qkv(ex, w, p, a, out));
+}
 static vnp_status p_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                               const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return marked(ex, OP_ATTENTION, profiled->real->attention(ex, p, qkv, out));
@@ -236,6 +241,7 @@ static struct vnp_backend marking_table(const struct vnp_backend *real) {
     t.embed = p_embed;
     t.layernorm = p_norm;
     t.linear = p_linear;
+    if (t.linear_qkv) t.linear_qkv = p_linear_qkv;
     t.attention = p_attention;
     t.pool = p_pool;
     return t;
