@@ -4,14 +4,12 @@
 #ifndef VNP_CUDA_ATTENTION_CUH
 #define VNP_CUDA_ATTENTION_CUH
 
+#include "cuda_barrier.cuh"
 #include "cuda_math.cuh"
 #include "cuda_room.h"
 
 namespace {
 
-__device__ __forceinline__ uint32_t smem_at(const void *p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
 /* Byte offset of 16-byte unit `u` of row `r`, units exchanged so that 8 rows hit 8 banks. With 64
  * columns it is the 128-byte swizzle of the warpgroup instructions. */
 template <int DP> __device__ __forceinline__ uint32_t place(int r, int u) {

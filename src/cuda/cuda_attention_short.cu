@@ -191,7 +191,7 @@ __device__ __forceinline__ void fill(const place_in_ring &r, const vnp_cuda_atte
                make_uint4(static_cast<uint32_t>(s.row), static_cast<uint32_t>(s.seq),
                           static_cast<uint32_t>(s.len), head));
     bool is_first = s.len > 0 && s.row == s.seq;
-    mbarrier_expect(r.full(), is_first ? 3 * ((s.len + 7) & ~7) * ROW : 0);
+    bar_expect(r.full(), is_first ? 3 * ((s.len + 7) & ~7) * ROW : 0);
     if (!is_first) return;
     const CUtensorMap *map = &f.box[(s.len - 1) / 8];
     uint32_t to = r.data() + 16 * lane * ROW;
@@ -296,10 +296,10 @@ __global__ void __launch_bounds__(128 * TEAMS, 1)
     place_in_ring r = {smem_at(smem), 0, 0};
     if (threadIdx.x == 0) {
         for (place_in_ring i = r; i.phase == 0; i.next(1)) {
-            mbarrier_init(i.full(), 4);
+            bar_init(i.full(), 4);
             count_init(i.n_done());
         }
-        mbarriers_show();
+        bars_show();
     }
     __syncthreads();
     r.stage = warp / 4;
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(128 * TEAMS, 1)
     unsigned tile = unit / n_heads, head = unit % n_heads; /* what the stage will hold next */
     float per_scale = 1.0f / p.scale, to_log2 = p.scale * LOG2_E;
     for (;; r.next(TEAMS)) {
-        mbarrier_wait(r.full(), r.phase);
+        bar_wait(r.full(), r.phase);
         uint4 note = shared_get(r.note() + 16 * (warp & 3));
         share s = {static_cast<int>(note.x), static_cast<int>(note.y), static_cast<int>(note.z)};
         if (s.len < 0) break;

@@ -193,7 +193,7 @@ __device__ __forceinline__ void fill(const ring<GROUPS> &r, const vnp_cuda_atten
     int n_heads = static_cast<int>(p.n_heads), h = static_cast<int>(w.h);
     shared_put(r.note(),
                make_uint4(static_cast<uint32_t>(w.start), static_cast<uint32_t>(w.len), w.h, 0));
-    mbarrier_expect(r.full(), 3 * ((w.len + 7) & ~7) * ROW);
+    bar_expect(r.full(), 3 * ((w.len + 7) & ~7) * ROW);
     if (w.len == 0) return;
     const CUtensorMap *map = &f.box[(w.len - 1) / 8 - 8 * (GROUPS - 1)];
     fetch_rows(r.data(), map, r.full(), h, w.start);
@@ -256,7 +256,7 @@ __device__ __forceinline__ void attend_all(ring<GROUPS> r, const vnp_cuda_attent
     unsigned tile = first / n_heads, head = first % n_heads; /* what the stage will hold next */
     float unit = p.scale * LOG2_E, per_scale = 1.0f / p.scale;
     for (;; r.next()) {
-        mbarrier_wait(r.full(), r.phase);
+        bar_wait(r.full(), r.phase);
         uint4 note = shared_get(r.note());
         int start = same(static_cast<int>(note.x)), len = same(static_cast<int>(note.y));
         unsigned h = same(note.z);
@@ -313,10 +313,10 @@ __global__ void __launch_bounds__(whole<GROUPS>::THREADS, whole<GROUPS>::BLOCKS)
     ring<GROUPS> r = {smem_at(smem), 0, 0};
     if (threadIdx.x == 0) {
         for (ring<GROUPS> i = r; i.phase == 0; i.next()) {
-            mbarrier_init(i.full(), 1);
+            bar_init(i.full(), 1);
             count_init(i.n_done());
         }
-        mbarriers_show();
+        bars_show();
     }
     __syncthreads();
     unsigned unit = blockIdx.x;

@@ -15,6 +15,7 @@
 #ifndef VNP_CUDA_GEMM_SM90_CUH
 #define VNP_CUDA_GEMM_SM90_CUH
 
+#include "cuda_barrier.cuh"
 #include "cuda_math.cuh"
 #include "cuda_room.h"
 #include "cuda_wgmma.cuh"
@@ -87,23 +88,6 @@ struct gemm_consts {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-__device__ __forceinline__ uint32_t smem_u32(const void *p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-__device__ __forceinline__ void bar_init(uint32_t bar, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
-}
-__device__ __forceinline__ void bar_expect(uint32_t bar, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-__device__ __forceinline__ void bar_wait(uint32_t bar, int parity) {
-    asm volatile("{\n.reg .pred p;\nWAIT:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra DONE;\nbra WAIT;\nDONE:\n}\n" ::"r"(bar),
-                 "r"(parity)
-                 : "memory");
-}
 /* Arrives at the same barrier of block `rank` of the cluster. The default scope is meant: asking
  * for release.cluster costs a device-wide fence a k-step (462 instead of 660 TFLOP/s were
  * measured), and what is handed over, that a stage has been read, the wait for the matrix unit has
@@ -112,13 +96,6 @@ __device__ __forceinline__ void bar_arrive_at(uint32_t bar, uint32_t rank) {
     asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %0, %1;\n"
                  "mbarrier.arrive.shared::cluster.b64 _, [r];\n}\n" ::"r"(bar),
                  "r"(rank)
-                 : "memory");
-}
-__device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap *map, uint32_t bar, int x,
-                                         int y) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 " [%0], [%1, {%3, %4}], [%2];" ::"r"(dst),
-                 "l"(map), "r"(bar), "r"(x), "r"(y)
                  : "memory");
 }
 __device__ __forceinline__ void tma_load_dealt(uint32_t dst, const CUtensorMap *map, uint32_t bar,
@@ -339,13 +316,13 @@ __global__ void __launch_bounds__(THREADS, 1)
               const __grid_constant__ CUtensorMap map_sum, const __grid_constant__ gemm_consts c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint8_t raw[];
-    ring r = {smem_u32(raw), smem_u32(raw) + layout<IN, EPI>::BARS, 0, 0};
+    ring r = {smem_at(raw), smem_at(raw) + layout<IN, EPI>::BARS, 0, 0};
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             bar_init(r.bars + i * 8, 1);
             bar_init(r.bars + (STAGES + i) * 8, 8 * CLUSTER); /* 8 warps of each block */
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        bars_show();
     }
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
     int first = static_cast<int>(blockIdx.x / CLUSTER),
