@@ -148,6 +148,16 @@ static vnp_status narrow_attention(struct vnp_exec *ex, const struct vnp_attenti
     return status;
 }
 
+/* Sanitized, as with VNP_QUICK, some cases: it is the suite that is tried here, and the backends'
+ * own tests go through all of theirs. */
+static bool is_short(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return true;
+#else
+    return getenv("VNP_QUICK") != NULL;
+#endif
+}
+
 /* ---- runs ----------------------------------------------------------------------------------- */
 
 static int run(const struct vnp_backend *b, enum vnp_precision precision, const char *only,
@@ -160,7 +170,7 @@ static int run(const struct vnp_backend *b, enum vnp_precision precision, const 
                    .is_emulation = b == vnp_ref_backend() && precision != VNP_PREC_FP32},
         .is_quick = true,
         .only = only,
-        .every = getenv("VNP_QUICK") ? 29 : 0,
+        .every = is_short() ? 29 : 0,
         .out = out,
     };
     is_narrow = b == vnp_ref_backend() && precision == VNP_PREC_FP8;
@@ -210,7 +220,7 @@ static int catches(void) {
 int main(void) {
     static const char *const kinds[] = {"linear_qkv", "linear_qkv H=", "neighbours"};
     const struct vnp_backend *ref = vnp_ref_backend(), *cpu = vnp_cpu_backend();
-    const bool is_quick = getenv("VNP_QUICK") != NULL;
+    const bool is_quick = is_short();
     int n_bad = 0;
     for (int i = 0; i < (is_quick ? 2 : 3);
          i++) { /* linear_qkv alone: company too, of ops on FP32 tensors */
