@@ -69,7 +69,10 @@ static vnp_status bench_model(const char *name, char *title, size_t n_title,
         snprintf(spec.name, sizeof spec.name, "%s", shapes[i].title);
         return vnp_checkpoint_random(&spec, 1, out);
     }
-    VNP_TRY(vnp_checkpoint_open(name, VNP_MODEL_NONE, out));
+    vnp_status s = vnp_checkpoint_open(name, VNP_MODEL_NONE, out);
+    if (s == VNP_NOT_FOUND || s == VNP_MISMATCH)
+        vnp_error_hint("name 3B, 650M, 150M, 35M, 8M, dnabert, or the file of one encoder");
+    VNP_TRY(s);
     snprintf(title, n_title, "%.100s", vnp_checkpoint_spec(*out)->name);
     return VNP_OK;
 }
@@ -91,7 +94,9 @@ vnp_status vnp_api_precisions_parse(const char *text, enum vnp_precision *out, i
             vnp_error_hint("use fp32, bf16, fp16, fp8, int8, several with commas");
             return s;
         }
-        ++*n;
+        bool is_again = false;
+        for (int i = 0; i < *n; i++) is_again |= out[i] == out[*n];
+        *n += !is_again;
         p += len;
         if (!*p) return VNP_OK;
     }

@@ -5,6 +5,7 @@
 // 0.02 in the median and 0.1 at most, the limits of `model verify`. Upstream's own gate, a cosine
 // above 0.99, is reported and decides nothing: vectors of different sequences pass it too.
 #include "api_internal.h"
+#include "ref/ref.h"
 #include "seq/seq.h"
 
 #include <dirent.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum {
     DEFAULT_FRAMES = 2000,
@@ -118,6 +120,9 @@ static vnp_status read_frames(struct validate *v) {
     bool has = true, is_warned = false;
     struct frames *f = &v->frames;
     f->cap = v->o->n_frames > 0 ? (size_t)v->o->n_frames : DEFAULT_FRAMES;
+    if (f->cap < MIN_FRAMES)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "nothing to compare: %d frames are the least",
+                        MIN_FRAMES);
     for (int k = 0; k < 2; k++) {
         f->text[k] = calloc(f->cap, sizeof *f->text[k]);
         f->len[k] = calloc(f->cap, sizeof *f->len[k]);
@@ -367,8 +372,8 @@ static void put_tables(struct validate *v) {
 
 /* ---- the verdict on disk -------------------------------------------------------------------- */
 
-/* File of a model on a kind of device; false when there is no cache folder, or (reading) none of
- * its files, so that a model's bytes need not be hashed for nothing. */
+/* File of a model on a kind of device with this version; false when there is no cache folder, or
+ * (reading) none of its files, so that a model's bytes need not be hashed for nothing. */
 static bool verdict_path(const struct vnp_api_devices *d, struct vnp_checkpoint *const *parts,
                          int n, bool is_reading, char *out, size_t n_out) {
     char dir[VNP_API_PATH], device[256], hex[33];
@@ -381,6 +386,8 @@ static bool verdict_path(const struct vnp_api_devices *d, struct vnp_checkpoint 
     if (!there) return false;
     (void)closedir(there);
     vnp_api_device_identity(d, device, sizeof device);
+    size_t n_device = strlen(device); /* another version may compute otherwise */
+    snprintf(device + n_device, sizeof device - n_device, " %s", vnp_version());
     sum = vnp_hash(device, strlen(device));
     for (int i = 0; i < n; i++) {
         if (!parts[i]) continue;
@@ -390,20 +397,6 @@ static bool verdict_path(const struct vnp_api_devices *d, struct vnp_checkpoint 
     }
     vnp_hash_hex(sum, hex);
     return (size_t)snprintf(out, n_out, "%s/%s", dir, hex) < n_out;
-}
-
-static bool verdict_write(struct validate *v, const char *path) {
-    char part[VNP_API_PATH + 96];
-    snprintf(part, sizeof part, "%s.part", path);
-    FILE *f = fopen(part, "w");
-    if (!f) return false;
-    fprintf(f, "virnucpro validate 1\n");
-    for (int i = 0; i < v->n_verdicts; i++) {
-        const struct verdict *t = &v->verdicts[i];
-        fprintf(f, "%s %d %zu %zu %.4f %.3e %.3e\n", vnp_precision_name(t->precision), t->passes,
-                t->n_frames, t->n_flips, t->speedup, t->worst_median, t->worst_max);
-    }
-    return fclose(f) == 0 && rename(part, path) == 0;
 }
 
 struct row {
@@ -428,6 +421,35 @@ static int verdict_read(const char *path, struct row *rows) {
     }
     (void)fclose(f);
     return n;
+}
+
+/* Rows of precisions that were not looked at this time stay. */
+static bool verdict_write(struct validate *v, const char *path) {
+    char part[VNP_API_PATH + 128];
+    struct row rows[2 * VNP_PREC_COUNT];
+    int n = 0, n_before = verdict_read(path, rows + VNP_PREC_COUNT);
+    for (; n < v->n_verdicts; n++) {
+        const struct verdict *t = &v->verdicts[n];
+        rows[n] = (struct row){t->precision, t->passes,       t->n_frames, t->n_flips,
+                               t->speedup,   t->worst_median, t->worst_max};
+    }
+    for (int i = 0; i < n_before; i++) {
+        const struct row *old = &rows[VNP_PREC_COUNT + i];
+        bool is_new = false;
+        for (int k = 0; k < v->n_verdicts; k++) is_new |= rows[k].precision == old->precision;
+        if (!is_new) rows[n++] = *old;
+    }
+    snprintf(part, sizeof part, "%s.%ld.part", path, (long)getpid()); /* another may write, too */
+    FILE *f = fopen(part, "w");
+    if (!f) return false;
+    fprintf(f, "virnucpro validate 1\n");
+    for (int i = 0; i < n; i++)
+        fprintf(f, "%s %d %zu %zu %.4f %.3e %.3e\n", vnp_precision_name(rows[i].precision),
+                rows[i].passes, rows[i].n_frames, rows[i].n_flips, rows[i].speedup,
+                rows[i].worst_median, rows[i].worst_max);
+    if (fclose(f) == 0 && rename(part, path) == 0) return true;
+    (void)unlink(part);
+    return false;
 }
 
 /* The fastest that has passed; the default stays unless another is MIN_GAIN times as fast. */
@@ -531,7 +553,10 @@ static void put_conclusion(struct validate *v, bool is_kept) {
 static vnp_status open_models(struct validate *v) {
     const vnp_validate_options *o = v->o;
     if (o->model) {
-        VNP_TRY(vnp_checkpoint_open(o->model, VNP_MODEL_NONE, &v->model));
+        vnp_status s = vnp_checkpoint_open(o->model, VNP_MODEL_NONE, &v->model);
+        if (s == VNP_MISMATCH)
+            vnp_error_hint("--model is the file or folder of one encoder; --models is a bundle");
+        VNP_TRY(s);
         enum vnp_model_kind kind = vnp_checkpoint_spec(v->model)->kind;
         if (kind == VNP_MODEL_CLASSIFIER)
             return vnp_fail(VNP_MISMATCH, VNP_FROM_MODEL, "a classifier alone has no precision");
@@ -568,6 +593,25 @@ static vnp_status validate_list(struct validate *v, const enum vnp_precision *li
     return VNP_UNSUPPORTED;
 }
 
+/* Named precisions of which the device has none are told before FP32 takes its time. */
+static vnp_status check_named(struct validate *v, const enum vnp_precision *list, int n) {
+    const struct vnp_run_device *d = &v->devices.list[0];
+    vnp_status s = VNP_OK;
+    if (!v->o->precisions || strcmp(v->o->precisions, "auto") == 0) return VNP_OK;
+    for (int i = 0; i < n; i++) {
+        struct vnp_device_options opt = {.precision = list[i],
+                                         .idx_device = d->idx_device,
+                                         .n_threads = 1,
+                                         .is_emulation = d->backend == vnp_ref_backend()};
+        struct vnp_device *dev = NULL;
+        if (list[i] == VNP_PREC_FP32) continue;
+        s = d->backend->device_open(&opt, &dev);
+        if (dev) d->backend->device_close(dev);
+        if (s != VNP_UNSUPPORTED) return s;
+    }
+    return s;
+}
+
 static vnp_status validate_all(struct validate *v) {
     enum vnp_precision list[VNP_PREC_COUNT];
     char path[VNP_API_PATH + 64];
@@ -577,6 +621,7 @@ static vnp_status validate_all(struct validate *v) {
     if (n == 1 && list[0] == VNP_PREC_FP32)
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
                         "nothing to compare: fp32 is what the others are compared with");
+    VNP_TRY(check_named(v, list, n));
     VNP_TRY(read_frames(v));
     VNP_TRY(compute(v, VNP_PREC_FP32, &v->truth));
     vnp_status s = validate_list(v, list, n);

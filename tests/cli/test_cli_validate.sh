@@ -24,6 +24,10 @@ expect "none of those named is there" 69 "fp32" model validate in.fa --models "$
 printf '>one\nMKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ\n' >one.faa
 "$(dirname "$program")/tools/make-random-model" esm2-hf esm --esm 1,32,2 >/dev/null
 expect "one sequence" 65 "but one" model validate one.faa --model esm --device cpu
+expect "one frame asked for" 2 "2 frames are the least" model validate in.fa --models "$tiny" --device cpu --frames 1
+expect "a precision that is not there" 69 "not in int8" model validate in.fa --models "$tiny" --device cpu --precision int8
+check "is told before fp32 is computed" test "$(grep -c "sequences in" err)" = 0
+expect "a bundle where one encoder is wanted" 78 "models is a bundle" model validate in.fa --model "$tiny" --device cpu
 expect "protein where DNA is wanted" 65 "looks like protein" model validate p.faa --models "$tiny" --device cpu
 expect "validate" 0 "" model validate in.fa --models "$tiny" --device cpu --json
 cp out validate.json
@@ -48,6 +52,11 @@ for r in errors:
 assert verdict["passes"] == (verdict["label_flips_percent"] <= 0.1) and verdict["score_max_difference"] < 0.1
 assert rows[-1]["kept"] == 1
 PY
+    printf 'fp16 0 2000 9 1.5000 1e-1 1e-1\n' >>"$(echo "$XDG_CACHE_HOME"/virnucpro/validated/*)"
+    expect "one precision again, twice named" 0 "" model validate in.fa --models "$tiny" --device cpu --precision bf16,bf16
+    check "is computed once" test "$(grep -c "^virnucpro: bf16 on" err)" = 1
+    check "and leaves the verdict on others" grep -q "^fp16 0 2000 9" "$XDG_CACHE_HOME"/virnucpro/validated/*
+    check "one row each, one file" test "$(cat "$XDG_CACHE_HOME"/virnucpro/validated/* | wc -l)" = 3
     sed -i 's/^bf16 .*/bf16 1 2000 1 1.5000 1e-3 1e-3/' "$XDG_CACHE_HOME"/virnucpro/validated/*
     expect "auto takes what has passed" 0 "" predict in.fa -o after --models "$tiny" --device cpu
     check "and says so" grep -q 'precision bf16 (auto: validated, 1 of 2000 labels' after/run.log
