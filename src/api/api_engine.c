@@ -24,12 +24,10 @@ static vnp_status open_embed_model(struct vnp_engine *e, const char *path) {
             vnp_error_hint("name an ESM-2 or DNABERT-S model with --model PATH");
         return s;
     }
-    struct vnp_api_model_paths one = {.models = path, .is_partial = true};
     unsigned kinds = 0;
     char format[64];
     vnp_status probe = vnp_model_probe(path, &kinds, format, sizeof format);
     if (probe != VNP_OK) return probe;
-    (void)one;
     kinds &= 1u << VNP_MODEL_ESM2 | 1u << VNP_MODEL_DNABERT;
     if (kinds == 0 || (kinds & (kinds - 1)) != 0) {
         vnp_status s = vnp_fail(VNP_MISMATCH, VNP_FROM_MODEL,
@@ -84,8 +82,8 @@ static vnp_status engine_fill(struct vnp_engine *e, const vnp_engine_options *o)
         e->window_bp = o->window_bp > 0 ? o->window_bp : 500;
     }
     if (o->purpose & VNP_FOR_EMBED) VNP_TRY(open_embed_model(e, o->model));
-    bool is_auto = !o->precision || strcmp(o->precision, "auto") == 0;
-    if (is_auto && (e->models.esm2 || e->embed_model)) use_verdict(e);
+    e->is_auto = !o->precision || strcmp(o->precision, "auto") == 0;
+    if (e->is_auto && (e->models.esm2 || e->embed_model)) use_verdict(e);
     return VNP_OK;
 }
 

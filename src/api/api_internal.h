@@ -85,6 +85,7 @@ struct vnp_api_encoder {
 struct vnp_engine {
     /* Written by create, read only afterwards. */
     uint32_t purpose;
+    bool is_auto; /* nobody named a precision */
     struct vnp_api_devices devices;
     struct vnp_api_models models;
     struct vnp_checkpoint *embed_model;

@@ -2,6 +2,7 @@
 // Jobs, and what is done with their folders afterwards: the public options turned into those of the
 // run room, and its counts back.
 #include "api_internal.h"
+#include "ref/ref.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,6 +165,21 @@ static vnp_status fill_devices(struct vnp_job *job, struct vnp_run_options *r) {
     return VNP_OK;
 }
 
+/* What `auto` takes may change between a run's beginning and its repetition (model validate): the
+ * run goes on as it began. */
+static enum vnp_precision choose_precision(const struct vnp_job *job) {
+    const struct vnp_engine *e = job->engine;
+    const struct vnp_backend *b = e->devices.list[0].backend;
+    enum vnp_precision begun = e->devices.precision;
+    if (!e->is_auto || job->options.is_forced || b == vnp_ref_backend() ||
+        !vnp_run_precision_there(job->options.out, b->name, &begun) ||
+        begun == e->devices.precision)
+        return e->devices.precision;
+    vnp_log(VNP_LOG_INFO, "api", "precision %s, with which this run began (auto would take %s now)",
+            vnp_precision_name(begun), vnp_precision_name(e->devices.precision));
+    return begun;
+}
+
 static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
     const vnp_job_options *o = &job->options;
     const struct vnp_engine *e = job->engine;
@@ -188,7 +204,7 @@ static vnp_status fill_run(struct vnp_job *job, struct vnp_run_options *r) {
     if (o->pool && strcmp(o->pool, "cls") == 0) r->pool = VNP_POOL_CLS;
     if (o->pool && strcmp(o->pool, "none") == 0) r->pool = VNP_POOL_NONE;
     if (!e) return VNP_OK;
-    r->precision = e->devices.precision;
+    r->precision = choose_precision(job);
     r->n_threads = e->n_threads;
     r->budget_tokens = e->n_tokens;
     r->cache_dir = e->cache_dir[0] ? e->cache_dir : NULL;

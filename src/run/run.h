@@ -123,6 +123,9 @@ struct vnp_run_status_info {
 };
 /* DIR of predict, or FILE of embed. Reads only. NOT_FOUND when there is no run. */
 vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) VNP_WARN_UNUSED;
+/* The precision that the run at `path` was begun with on this backend; false where there is none,
+ * or its database is in use. */
+bool vnp_run_precision_there(const char *path, const char *backend, enum vnp_precision *out);
 /* One page of HTML about a finished run of predict or merge. NOT_FOUND when there is no run,
  * MISMATCH when it is not finished or another kind. */
 struct vnp_run_report_options {

@@ -100,13 +100,33 @@ static vnp_status from_ledger(struct vnp_ledger *l, struct vnp_run_status_info *
     return VNP_OK;
 }
 
+/* Folder of predict, or file of embed: its database, and the small file beside it. */
+static void find_files(const char *path, char db[4096], char file[4096]) {
+    struct stat st;
+    bool is_folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    snprintf(db, 4096, "%s%s", path, is_folder ? "/run.db" : ".run.db");
+    snprintf(file, 4096, "%s%s", path, is_folder ? "/run.status.json" : ".run.status.json");
+}
+
+bool vnp_run_precision_there(const char *path, const char *backend, enum vnp_precision *out) {
+    char db[4096], file[4096], name[32], made_by[32];
+    struct stat st;
+    struct vnp_ledger_options opt = {.path = db, .is_read_only = true};
+    struct vnp_ledger *l;
+    find_files(path, db, file);
+    if (stat(db, &st) != 0 || vnp_ledger_open(&opt, &l) != VNP_OK) return false;
+    bool is_there = vnp_ledger_meta_get(l, "precision", name, sizeof name) == VNP_OK &&
+                    vnp_ledger_meta_get(l, "backend", made_by, sizeof made_by) == VNP_OK &&
+                    strcmp(made_by, backend) == 0 && vnp_precision_parse(name, out) == VNP_OK;
+    vnp_ledger_close(l);
+    return is_there;
+}
+
 vnp_status vnp_run_status(const char *path, struct vnp_run_status_info *out) {
     char db[4096], file[4096];
     struct stat st;
     *out = (struct vnp_run_status_info){.n_bytes_total = -1, .n_bytes_read = -1, .eta_s = -1};
-    bool is_folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    snprintf(db, sizeof db, "%s%s", path, is_folder ? "/run.db" : ".run.db");
-    snprintf(file, sizeof file, "%s%s", path, is_folder ? "/run.status.json" : ".run.status.json");
+    find_files(path, db, file);
     if (stat(db, &st) != 0) return vnp_run_not_here(path, "name the output of predict or embed");
     struct vnp_ledger_options opt = {.path = db, .is_read_only = true};
     struct vnp_ledger *l;

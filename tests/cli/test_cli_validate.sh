@@ -60,6 +60,11 @@ PY
     sed -i 's/^bf16 .*/bf16 1 2000 1 1.5000 1e-3 1e-3/' "$XDG_CACHE_HOME"/virnucpro/validated/*
     expect "auto takes what has passed" 0 "" predict in.fa -o after --models "$tiny" --device cpu
     check "and says so" grep -q 'precision bf16 (auto: validated, 1 of 2000 labels' after/run.log
+    expect "a run begun before the verdict" 0 "was complete|already|complete" predict in.fa -o before --models "$tiny" --device cpu
+    check "stays with its precision" grep -q "precision fp32, with which this run began" before/run.log
+    expect "anew, it takes the verdict's" 0 "" predict in.fa -o before --models "$tiny" --device cpu --force
+    check "and says so" grep -q '"precision": "bf16"' before/summary.json
+    expect "a named precision is no auto" 73 "another precision" predict in.fa -o before --models "$tiny" --device cpu --precision fp32
     printf '>a\nGCTGCAGCTGAAGCT\n' >a.fa
     expect "not for another model" 0 "" predict a.fa -o mini --models "$mini" --device cpu
     check "which stays with the default" grep -q 'precision fp32 (auto: fp32 on CPUs' mini/run.log
