@@ -21,13 +21,24 @@ static void on_signal(int signal_number) {
     raise(signal_number);
 }
 
-static void signals_install(void) {
+/* What looks at requests to stop, or has a file half written that only it can remove. The other
+ * commands have nothing to finish: a signal ends them. */
+static bool has_to_finish(const char *command, const char *what) {
+    static const char *const names[] = {"predict", "embed", "translate",
+                                        "train",   "merge", "report"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(command, names[i]) == 0) return true;
+    return strcmp(command, "model") == 0 && what && strcmp(what, "convert") == 0;
+}
+
+static void signals_install(bool is_stop) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
     struct sigaction a = {0};
     sigemptyset(&a.sa_mask);
     a.sa_flags = SA_RESTART;
     a.sa_handler = on_signal;
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) sigaction(numbers[i], &a, NULL);
+    for (size_t i = 0; is_stop && i < sizeof numbers / sizeof numbers[0]; i++)
+        sigaction(numbers[i], &a, NULL);
     a.sa_handler =
         SIG_IGN; /* a closed stderr or pipe is an error where it is written, not a kill */
     sigaction(SIGPIPE, &a, NULL);
@@ -117,7 +128,7 @@ int main(int argc, char **argv) {
     if (argv[1][0] == '-') return vnp_cli_usage(NULL, "unknown option '%s'", argv[1]);
     char *line = join(argc, argv);
     if (!line) return VNP_EXIT_INTERNAL;
-    signals_install();
+    signals_install(has_to_finish(argv[1], argv[2]));
     int rc = dispatch(argc, argv, line);
     free(line);
     return rc;

@@ -28,6 +28,15 @@ expect "one frame asked for" 2 "2 frames are the least" model validate in.fa --m
 expect "a precision that is not there" 69 "not in int8" model validate in.fa --models "$tiny" --device cpu --precision int8
 check "is told before fp32 is computed" test "$(grep -c "sequences in" err)" = 0
 expect "a bundle where one encoder is wanted" 78 "models is a bundle" model validate in.fa --model "$tiny" --device cpu
+for s in TERM XCPU; do # nothing to finish: one signal ends it
+  "$program" model validate in.fa --models "$mini" --device cpu --threads 1 >out 2>err </dev/null &
+  pid=$!
+  for i in $(seq 100); do grep -q "models " err && break; sleep 0.05; done
+  kill -$s $pid
+  wait $pid
+  check "SIG$s ends it" test $? = $((128 + $(kill -l $s)))
+  check "SIG$s: nothing is kept" test ! -e "$XDG_CACHE_HOME"
+done
 expect "protein where DNA is wanted" 65 "looks like protein" model validate p.faa --models "$tiny" --device cpu
 expect "validate" 0 "" model validate in.fa --models "$tiny" --device cpu --json
 cp out validate.json
