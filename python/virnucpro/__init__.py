@@ -139,6 +139,10 @@ def _path(value):
     return None if value is None else os.fsencode(value)
 
 
+def _name(value):
+    return None if value is None else value.encode()
+
+
 def _sequences(seqs):
     """Arrays of pointers and lengths; the first item keeps the bytes alive."""
     if isinstance(seqs, (str, bytes)):
@@ -170,6 +174,9 @@ def load(models=None, *, model=None, esm=None, dnabert=None, classifier=None, de
     device                     "auto", "cpu", "cuda", "cuda:0,2"
     precision                  "auto", "fp32", "bf16", "fp16", "fp8", "int8"
     threads, window, tokens    0: chosen by the library
+
+    "auto" takes what `virnucpro model validate` has passed for these models on this machine, else FP16 on
+    GPUs and FP32 on CPUs; Engine.info says what it took and why. None is "auto", too.
     """
     for name, value, most in (("threads", threads, 2**31 - 1), ("window", window, 2**31 - 1), ("tokens", tokens, 2**63 - 1)):
         if not -most <= value <= most:  # ctypes would cut it to size
@@ -179,7 +186,7 @@ def load(models=None, *, model=None, esm=None, dnabert=None, classifier=None, de
         size=ctypes.sizeof(_EngineOptions), version=_API_VERSION,
         purpose=(_FOR_PREDICT if is_predict else 0) | (_FOR_EMBED if model is not None else 0),
         models=_path(models), esm=_path(esm), dnabert=_path(dnabert), classifier=_path(classifier),
-        model=_path(model), device=device.encode(), precision=precision.encode(), n_threads=threads,
+        model=_path(model), device=_name(device), precision=_name(precision), n_threads=threads,
         window_bp=window, n_tokens=tokens)
     handle = ctypes.c_void_p()
     _check(_lib.vnp_engine_create(ctypes.byref(options), ctypes.byref(handle)))

@@ -169,6 +169,12 @@ static void name_seq(size_t i) {
     vnp_error_at(NULL, -1, -1, number);
 }
 
+static vnp_status fail_purpose(const char *purpose, const char *models) {
+    vnp_status s = vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the engine was not made with %s", purpose);
+    vnp_error_hint("make one with %s", models);
+    return s;
+}
+
 /* A sequence of the caller's: there, and of a length that sums with it cannot exceed. */
 static vnp_status check_seqs(const char *what, const char *const *seqs, const size_t *lens,
                              size_t n, size_t max_len) {
@@ -185,7 +191,7 @@ static vnp_status check_seqs(const char *what, const char *const *seqs, const si
 
 vnp_status vnp_engine_embed_cols(const vnp_engine *engine, int64_t *n_cols) {
     if (!engine || !n_cols || !engine->embed_model)
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the engine was not made with VNP_FOR_EMBED");
+        return fail_purpose("VNP_FOR_EMBED", "`model`, one encoder");
     *n_cols = vnp_checkpoint_spec(engine->embed_model)->n_hidden;
     return VNP_OK;
 }
@@ -399,7 +405,7 @@ static vnp_status predict_text(struct vnp_engine *e, const char *seq, size_t len
 vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const *seqs,
                               const size_t *lens, size_t n_seqs) {
     if (!e || !(e->purpose & VNP_FOR_PREDICT))
-        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "the engine was not made with VNP_FOR_PREDICT");
+        return fail_purpose("VNP_FOR_PREDICT", "`models`, or without `model`");
     if (n_seqs > 0 && (!out || !seqs || !lens))
         return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "predict: a pointer is NULL");
     VNP_TRY(check_seqs("predict", seqs, lens, n_seqs, MAX_PREDICT_LETTERS));
@@ -413,7 +419,8 @@ vnp_status vnp_engine_predict(vnp_engine *e, vnp_result *out, const char *const 
             s = vnp_classifier_create(host, e->host_device, e->models.classifier, &e->classifier);
     }
     for (size_t i = 0; s == VNP_OK && i < n_seqs; i++)
-        if ((s = predict_text(e, seqs[i], lens[i], &out[i])) != VNP_OK) name_seq(i);
+        if ((s = predict_text(e, seqs[i], lens[i], &out[i])) != VNP_OK && s != VNP_UNSUPPORTED)
+            name_seq(i);
     pthread_mutex_unlock(&e->lock);
     return s;
 }

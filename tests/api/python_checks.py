@@ -50,7 +50,13 @@ def errors(models):
         raise SystemExit("a toaster computes")
     except virnucpro.Error as e:
         assert e.exit_code == 2 and e.status == "VNP_INVAL", vars(e)
+    with virnucpro.load(models=models, device=None, precision=None) as engine:  # the library's defaults
+        assert engine.info.precision
     engine = virnucpro.load(models=models, device="cpu")
+    try:
+        engine.embed(["MK"])
+    except virnucpro.Error as e:
+        assert "`model`" in e.hint, vars(e)
     for wrong, kind in ((lambda: engine.embed(["MK"]), virnucpro.Error), (lambda: engine.predict("ACGT"), TypeError)):
         try:
             wrong()
