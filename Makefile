@@ -7,11 +7,12 @@
 #   make install    PREFIX=/usr/local, DESTDIR honoured
 #   make bench      every bench program (see bench/)
 #   make cuda       release build with the CUDA plug-in (needs nvcc)
+#   make install-cuda   that build, instead of `make install`
 PREFIX ?= /usr/local
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 TESTS ?=
 
-.PHONY: all deps build-% demo test valgrind install bench cuda format clean
+.PHONY: all deps build-% demo test valgrind install install-cuda bench cuda format clean
 
 all: build-release
 
@@ -37,6 +38,9 @@ valgrind:
 
 install: build-release
 	@cmake --install build/release --prefix "$(PREFIX)"
+
+install-cuda: build-cuda
+	@cmake --install build/cuda --prefix "$(PREFIX)"
 
 bench: build-release
 	@for b in build/release/bench/bench_*; do [ ! -x "$$b" ] || { echo "== $$b"; "$$b" || exit 1; }; done

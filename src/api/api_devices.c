@@ -112,9 +112,15 @@ static int plugin_try(const char *path) {
 static void plugin_search(void) {
     char dir[PATH_MAX], path[PATH_MAX + 64];
     const char *env = getenv("VIRNUCPRO_PLUGIN_DIR");
-    static const char *const places[] = {
-        "",           "/src/cuda", "/../lib/virnucpro",
-        "/virnucpro", "/../lib",   "/../lib/x86_64-linux-gnu/virnucpro"};
+    static const char *const places[] = {"",
+                                         "/src/cuda",
+                                         "/virnucpro",
+                                         "/../lib",
+                                         "/../lib/virnucpro",
+                                         "/../lib64",
+                                         "/../lib64/virnucpro",
+                                         "/../lib/x86_64-linux-gnu",
+                                         "/../lib/x86_64-linux-gnu/virnucpro"};
     int found = 0;
     if (env && env[0]) {
         snprintf(path, sizeof path, "%s/%s", env, PLUGIN_NAME);
