@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 struct relay {
     vnp_bench_callback *fn;
@@ -69,8 +70,11 @@ static vnp_status bench_model(const char *name, char *title, size_t n_title,
         snprintf(spec.name, sizeof spec.name, "%s", shapes[i].title);
         return vnp_checkpoint_random(&spec, 1, out);
     }
-    vnp_status s = vnp_checkpoint_open(name, VNP_MODEL_NONE, out);
-    if (s == VNP_NOT_FOUND || s == VNP_MISMATCH)
+    bool is_there = access(name, F_OK) == 0;
+    vnp_status s = is_there ? vnp_checkpoint_open(name, VNP_MODEL_NONE, out)
+                            : vnp_fail(VNP_NOT_FOUND, VNP_FROM_MODEL, "no such model or file");
+    if (!is_there) vnp_error_at(name, -1, -1, NULL);
+    if (!is_there || s == VNP_MISMATCH)
         vnp_error_hint("name 3B, 650M, 150M, 35M, 8M, dnabert, or the file of one encoder");
     VNP_TRY(s);
     snprintf(title, n_title, "%.100s", vnp_checkpoint_spec(*out)->name);

@@ -70,6 +70,8 @@ vnp_status vnp_store_fail(struct vnp_ledger *l, int rc, const char *what) {
     if (status == VNP_FORMAT)
         vnp_error_hint("the run database is damaged; --force starts the run over");
     if (status == VNP_MISMATCH) vnp_error_hint("another process is using this run; wait for it");
+    if (base == SQLITE_CANTOPEN || base == SQLITE_READONLY)
+        vnp_error_hint("the output's folder must exist and be writable");
     if (base == SQLITE_FULL) vnp_error_hint("free some space, then repeat the command");
     return status;
 }

@@ -51,7 +51,7 @@ if [ -z "$(ls /dev/nvidia0 2>/dev/null)" ]; then
     expect "a GPU that is not there" 69 "no GPU can be used: .*doctor" bench device --device cuda
 fi
 expect "device with no such precision" 2 "no precision" bench device --precision fp61
-expect "device with a model that is not there" 78 "" bench device --model nothing --device cpu
+expect "device with a model that is not there" 78 "name 3B, 650M" bench device --model nothing --device cpu
 check "temporary files are gone" test -z "$(ls -A "$TMPDIR")"
 TMPDIR=$scratch/nowhere expect "temporary folder is not there" 74 'TMPDIR' bench host --models "$tiny"
 finish

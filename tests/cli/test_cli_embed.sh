@@ -55,6 +55,7 @@ PY
 expect "layer out of range" 2 "layer 9: this model has layers 1 to 3" embed odd.faa -o l.npy --model "$m/model.pt" --layer 9
 expect "layer" 0 "" embed odd.faa -o l.npy --model "$m/model.pt" --layer 2 -q
 expect "every token" 0 "" embed odd.faa -o n.npy --model "$m/model.pt" --pool none -q
+expect "a folder that is not there" 74 "must exist" embed "$m/proteins.faa" -o nowhere/l.npy --model "$m/model.pt"
 expect "output exists" 73 "" embed "$m/proteins.faa" -o l.npy --model "$m/model.pt"
 expect "no encoder" 78 "no encoder" embed odd.faa -o c.npy --model "$goldens/pipeline/chunk500/classifier.pth"
 expect "two encoders" 78 "two encoders" embed odd.faa -o c.npy --model "$tiny"
