@@ -129,6 +129,9 @@ static int set_value(const char *command, const struct vnp_cli_option *o, const 
     if (o->kind == VNP_OPT_INT) return set_int(command, o, text);
     if (o->kind == VNP_OPT_SHARD) return set_shard(command, o, text);
     if (!text[0]) return vnp_cli_usage(command, "--%s is empty", o->name);
+    if (strcmp(o->name, "output") == 0 && strcmp(text, "-") == 0)
+        return vnp_cli_usage(command,
+                             "results do not go to standard output; name a place, ./- too");
     if (o->kind == VNP_OPT_LIST) {
         list_add(o->value, text);
         return 0;

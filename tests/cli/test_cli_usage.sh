@@ -29,6 +29,8 @@ expect "unknown option" 2 "unknown option '--windw'; did you mean --window" pred
 expect "unknown letter" 2 "unknown option '-x'" predict a.fa -o d -x
 expect "no input" 2 'no input' predict -o d
 expect "no output" 2 'no output' predict a.fa
+expect "no results to standard output" 2 'standard output' predict a.fa -o -
+expect "no report, either" 2 'standard output' report d --output=-
 expect "value missing" 2 '-o needs a value' predict a.fa -o
 expect "value empty" 2 '--models is empty' predict a.fa -o d --models=
 expect "flag with value" 2 '--force takes no value' predict a.fa -o d --force=yes
