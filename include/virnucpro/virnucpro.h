@@ -322,7 +322,8 @@ VNP_API vnp_status vnp_job_create(vnp_engine *engine, const vnp_job_options *opt
                                   vnp_job **out) VNP_WARN_UNUSED;
 
 /** Runs a job to its end. Files appear under their names only when whole; what is done is durable,
- *  the same call after an interruption goes on from there.
+ *  the same call after an interruption goes on from there: with "auto" precision in the one that
+ *  the run began with on this kind of device, whatever vnp_engine_info_get says.
  *
  *  Shapes   none.
  *  Units    none.
