@@ -340,8 +340,7 @@ cudaError_t attention_start(const struct vnp_cuda_attention_args *p, cudaStream_
     auto kernel = attention<DH, T, ROTARY, ALIBI>;
     unsigned grid = static_cast<unsigned>(p->n_tiles * p->n_heads);
     if (SMEM > 48 * 1024) {
-        cudaError_t e =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM);
+        cudaError_t e = allow_bytes(kernel, SMEM);
         if (e != cudaSuccess) return e;
     }
     kernel<<<grid, 128, SMEM, stream>>>(*p);

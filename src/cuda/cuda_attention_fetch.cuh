@@ -30,11 +30,6 @@ __device__ __forceinline__ void fetch_rows(uint32_t to, const CUtensorMap *map, 
                  "l"(map), "r"(bar), "r"(0), "r"(head), "r"(row)
                  : "memory");
 }
-/* Our stores to shared memory, before the matrix unit reads or the copy engine writes there. */
-__device__ __forceinline__ void stores_show() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 #endif
 
 /* What a grid is fed by: boxes of `base` + 8, + 16 .. + 64 rows, so that at most 7 rows are fetched
@@ -48,16 +43,11 @@ struct feed {
  * it; rows beyond the last token come as zeros. */
 inline cudaError_t encode_heads(const struct vnp_cuda_attention_args *p, int n_rows,
                                 CUtensorMap *map) {
-    CUtensorMapDataType type =
-        p->dtype == VNP_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     cuuint64_t dims[3] = {64, static_cast<cuuint64_t>(3 * p->n_heads),
                           static_cast<cuuint64_t>(p->n_rows)};
     cuuint64_t strides[2] = {128, static_cast<cuuint64_t>(p->ld_qkv) * 2};
-    cuuint32_t box[3] = {64, 1, static_cast<cuuint32_t>(n_rows)}, ones[3] = {1, 1, 1};
-    CUresult r = p->encode(map, type, 3, const_cast<void *>(p->qkv), dims, strides, box, ones,
-                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    cuuint32_t box[3] = {64, 1, static_cast<cuuint32_t>(n_rows)};
+    return encode(p->encode, map, p->dtype, p->qkv, 3, dims, strides, box);
 }
 
 inline cudaError_t make_feed(const struct vnp_cuda_attention_args *p, int base, unsigned step,

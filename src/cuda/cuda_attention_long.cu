@@ -61,10 +61,10 @@ __global__ void __launch_bounds__(256, 2)
     turn_piece<T>(qs, row + 64, u, turn_at<32>(p.rotary, q0 + row + 64, u));
     turn_piece<T>(ring, row, u, turn_at<32>(p.rotary, row, u));
     turn_piece<T>(ring + 128 * ROW, row, u, turn_at<32>(p.rotary, row + 64, u));
-    shared_to_matrix();
+    stores_show();
     __syncthreads();
     float unit = p.scale * LOG2_E;
-    queries<T, false> x;
+    queries<T> x;
     uint32_t a[4][4] = {};
     x.begin(qs + 16 * warp * ROW, mine < len);
     start_scores(T(), x.s, x.q, operand(ring));
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(256, 2)
     for (; c + 1 < n; c++) {
         uint32_t stage = ring + (c & 3) * 128 * ROW, next = ring + ((c + 1) & 3) * 128 * ROW;
         uint32_t after = ring + ((c + 2) & 3) * 128 * ROW, free = ring + ((c + 3) & 3) * 128 * ROW;
-        if (mine < len) x.template weigh<true>(a, 64, unit, 0.0f, 0.0f);
+        if (mine < len) x.template weigh<true>(a, 64, unit);
         __syncthreads(); /* keys c+1 are rotated; the stage of c-1 is free */
         start_both(T(), x.s, x.q, operand(next), x.o, a, operand(stage + 64 * ROW));
         if (c + 3 < n) copy_chunk(free, src, ld, dim, row, u, 64 * (c + 3) + row, len);
@@ -82,11 +82,11 @@ __global__ void __launch_bounds__(256, 2)
             turn8 t = turn_at<32>(p.rotary, 64 * (c + 2) + row, u);
             copies_wait<1>();
             turn_piece<T>(after, row, u, t);
-            shared_to_matrix();
+            stores_show();
         }
         matrix_wait(x.s, x.o, a);
     }
-    if (mine < len) x.template weigh<false>(a, len - 64 * c, unit, 0.0f, 0.0f);
+    if (mine < len) x.template weigh<false>(a, len - 64 * c, unit);
     start_values(T(), x.o, a, operand(ring + ((c & 3) * 128 + 64) * ROW));
     matrix_wait(x.s, x.o, a);
     if (mine < len)
@@ -98,11 +98,10 @@ __global__ void __launch_bounds__(256, 2)
 }
 
 template <class T> cudaError_t start(const struct vnp_cuda_attention_args *p, cudaStream_t stream) {
-    auto kernel = attention_long<T>;
-    cudaError_t e =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, LONG_BYTES);
+    unsigned n_blocks = static_cast<unsigned>(p->n_tiles * p->n_heads);
+    cudaError_t e = allow_bytes(attention_long<T>, LONG_BYTES);
     if (e != cudaSuccess) return e;
-    kernel<<<static_cast<unsigned>(p->n_tiles * p->n_heads), 256, LONG_BYTES, stream>>>(*p);
+    attention_long<T><<<n_blocks, 256, LONG_BYTES, stream>>>(*p);
     return cudaGetLastError();
 }
 

@@ -241,7 +241,7 @@ __device__ __forceinline__ void clear_tail(uint32_t values, int left) {
     int t = static_cast<int>(threadIdx.x) & 127;
     for (int r = left + (t >> 3); r < 64; r += 16)
         shared_put(values + r * ROW + (t & 7) * 16, make_uint4(0, 0, 0, 0));
-    shared_to_matrix();
+    stores_show();
 }
 
 /* A stage's keys or values for the matrix unit; addresses there are in units of 16 bytes. */
@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(THREADS, 2)
             attend<T, ALIBI>(p, &map, base, &at, i);
         else
             pass(base, &at, (len + 63) / 64);
-        shared_to_matrix(); /* the rows of results, before queries are copied over them */
+        stores_show(); /* the rows of results, before queries are copied over them */
         __syncwarp();
         leave(queries_empty(base, i));
     }
@@ -388,29 +388,22 @@ inline cudaError_t encode_qkv(const struct vnp_cuda_attention_args *p, CUtensorM
     cuuint64_t dims[2] = {static_cast<cuuint64_t>(p->n_heads * 3 * 64),
                           static_cast<cuuint64_t>(p->n_rows)};
     cuuint64_t strides[1] = {static_cast<cuuint64_t>(p->ld_qkv) * 2};
-    cuuint32_t box[2] = {64, 64}, ones[2] = {1, 1};
-    CUtensorMapDataType type =
-        p->dtype == VNP_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    CUresult r = p->encode(map, type, 2, const_cast<void *>(p->qkv), dims, strides, box, ones,
-                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    cuuint32_t box[2] = {64, 64};
+    return encode(p->encode, map, p->dtype, p->qkv, 2, dims, strides, box,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
 
 template <class T, bool ALIBI>
 cudaError_t start(const struct vnp_cuda_attention_args *p, cudaStream_t stream) {
     auto kernel = attention_long_sm90<T, ALIBI>;
-    int64_t n_units = p->n_tiles * p->n_heads, n_blocks = 2 * p->n_sms;
-    if (n_units < n_blocks) n_blocks = n_units;
     CUtensorMap map;
     cudaError_t e = encode_qkv(p, &map);
-    if (e == cudaSuccess)
-        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+    if (e == cudaSuccess) e = allow_bytes(kernel, BYTES);
     if (e == cudaSuccess) /* both blocks of a multiprocessor */
         e = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                  cudaSharedmemCarveoutMaxShared);
     if (e != cudaSuccess) return e;
-    kernel<<<static_cast<unsigned>(n_blocks), THREADS, BYTES, stream>>>(map, *p);
+    kernel<<<n_blocks(p, 2), THREADS, BYTES, stream>>>(map, *p);
     return cudaGetLastError();
 }
 

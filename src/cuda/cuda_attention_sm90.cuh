@@ -117,12 +117,9 @@ __device__ __forceinline__ void matrix_wait(float (&s)[8][4], float (&o)[8][4],
 template <class V> __device__ __forceinline__ V same(V v) {
     return __shfl_sync(0xffffffffu, v, 0);
 }
-__device__ __forceinline__ void shared_to_matrix() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 
-/* The state of 64 queries of a warpgroup. */
-template <class T, bool ALIBI> struct queries {
+/* The state of 64 queries of a warpgroup, where q and k are rotated (so no ALiBi). */
+template <class T> struct queries {
     uint32_t q[4][4];
     float o[8][4], s[8][4], top[2], sum[2];
 
@@ -142,11 +139,9 @@ template <class T, bool ALIBI> struct queries {
     }
     /* Weights of the scores in s, which had `left` keys; o is ready for the values after it. */
     template <bool IS_FULL>
-    __device__ __forceinline__ void weigh(uint32_t (&a)[4][4], int left, float unit, float slope,
-                                          float dist) {
+    __device__ __forceinline__ void weigh(uint32_t (&a)[4][4], int left, float unit) {
         float shrink[2];
-        soften<T, ALIBI, IS_FULL>(s, a, top, sum, shrink, (left + 15) / 16, left, unit, slope,
-                                  dist);
+        soften<T, false, IS_FULL>(s, a, top, sum, shrink, (left + 15) / 16, left, unit, 0.0f, 0.0f);
         if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
 #pragma unroll
             for (int j = 0; j < 8; j++)

@@ -78,16 +78,16 @@ __device__ __forceinline__ void attend_steps(uint32_t stage, const vnp_cuda_atte
     uint32_t a[4][4] = {};
     float unit = p.scale * LOG2_E;
     int k0 = 0;
-    queries<T, false> x;
+    queries<T> x;
     x.begin(stage + mine * ROW, mine < len);
     start_scores(T(), x.s, x.q, operand(ks));
     matrix_wait(x.s, x.o, a);
     for (; k0 + 64 < len; k0 += 64) {
-        if (mine < len) x.template weigh<true>(a, 64, unit, 0.0f, 0.0f);
+        if (mine < len) x.template weigh<true>(a, 64, unit);
         start_both(T(), x.s, x.q, operand(ks + (k0 + 64) * ROW), x.o, a, operand(vs + k0 * ROW));
         matrix_wait(x.s, x.o, a);
     }
-    if (mine < len) x.template weigh<false>(a, len - k0, unit, 0.0f, 0.0f);
+    if (mine < len) x.template weigh<false>(a, len - k0, unit);
     start_values(T(), x.o, a, operand(vs + k0 * ROW));
     matrix_wait(x.s, x.o, a);
     if (mine < len)
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(128 * GROUPS, 1)
                 turn_piece<T>(stage, row + STEP * k, u, turns[k]);
                 turn_piece<T>(stage + whole<GROUPS>::ROWS * ROW, row + STEP * k, u, turns[k]);
             }
-        shared_to_matrix();
+        stores_show();
         __syncthreads(); /* this stage is whole, the one before is free */
         int free = i == 0 ? STAGES - 1 : i - 1;
         copy_whole<GROUPS>(base + free * whole<GROUPS>::STAGE, p, after);

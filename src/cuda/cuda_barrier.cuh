@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  * Hopper's barriers in shared memory, whose phase ends when all have arrived and the bytes promised
- * have come, and the copy engine's plainest copy. Addresses are of the shared window. */
+ * have come, the copy engine's plainest copy, and what it is told of a tensor. Addresses are of
+ * the shared window. */
 #ifndef VNP_CUDA_BARRIER_CUH
 #define VNP_CUDA_BARRIER_CUH
 
-#include <cuda.h>
+#include "cuda_room.h"
+
 #include <stdint.h>
 
 namespace {
@@ -47,7 +49,28 @@ __device__ __forceinline__ void tma_load(uint32_t dst, const CUtensorMap *map, u
                  : "memory");
 }
 
+/* Our stores to shared memory, before the matrix unit reads or the copy engine goes there. */
+__device__ __forceinline__ void stores_show() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 #endif
+
+/* A tensor of `rank` dimensions in boxes whose rows are 128 swizzled bytes; zeros outside. */
+inline cudaError_t encode(vnp_cuda_encode_fn *fn, CUtensorMap *map, enum vnp_dtype dtype,
+                          const void *data, int rank, const cuuint64_t *dims,
+                          const cuuint64_t *strides, const cuuint32_t *box,
+                          CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B) {
+    CUtensorMapDataType type = dtype == VNP_F16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                               : dtype == VNP_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                               : dtype == VNP_F32  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                                   : CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    cuuint32_t ones[5] = {1, 1, 1, 1, 1};
+    CUresult r = fn(map, type, static_cast<cuuint32_t>(rank), const_cast<void *>(data), dims,
+                    strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                    promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 } // namespace
 

@@ -128,7 +128,7 @@ template <int N> __device__ __forceinline__ void wait_boxes() {
     __syncwarp();
 }
 __device__ __forceinline__ void add_box(const CUtensorMap *map, uint32_t box, int col, int row) {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    stores_show();
     __syncwarp();
     if ((threadIdx.x & 31) == 0)
         asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group"

@@ -295,6 +295,8 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
 
 /* gemm_sm90<IN, EPI, OUT>  out = epilogue(a w^T * scales + bias)
  * Math      see op.h linear; FP32 sums in the matrix units' order, k ascending; gelu: cuda_math.cuh
+ *           QKV: q and k rotated by heads, (x1 c - x2 s, x2 c + x1 s), angles by a row's place in
+ *           its sequence; in FP8 each sequence's largest |v|
  * Shapes    a [M][K], w [n_out][K], out [M][n_out] (GEGLU [M][n_out/2]); rows 16-byte aligned;
  *           any M, n_out even, any K (the copy engine fills zeros outside); w, bias and w_scale are
  *           readable to the next multiple of 64 rows
@@ -305,8 +307,8 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
  *           out once (ADD: read and written)
  * Bound     matrix units and 700 W: docs/kernels/gemm-cuda.md has the cycles beside a tile's
  *           multiplication and the share of the library's sustained rate
- * Launch    132 blocks of 384 threads in clusters of 2, 202 kB smem; 232 registers a multiplying
- *           thread, 128 of them sums, no spills
+ * Launch    132 blocks of 384 threads in clusters of 2, 197 to 226 kB smem; 232 registers a
+ *           multiplying thread, 128 of them sums; no spills but 12 bytes of QKV in FP8
  * Order     fixed by K alone: bit-identical for any M and any neighbours
  * Ref       vnp_ref linear     Tried  docs/kernels/gemm-cuda.md
  */
@@ -343,21 +345,6 @@ __global__ void __launch_bounds__(THREADS, 1)
 #endif
 }
 
-inline cudaError_t encode(const struct vnp_cuda_gemm_args *p, CUtensorMap *map,
-                          enum vnp_dtype dtype, const void *data, int rank, const cuuint64_t *dims,
-                          const cuuint64_t *strides, const cuuint32_t *box) {
-    CUtensorMapDataType type = dtype == VNP_F16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                               : dtype == VNP_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                               : dtype == VNP_F32  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-                                                   : CU_TENSOR_MAP_DATA_TYPE_UINT8;
-    cuuint32_t ones[5] = {1, 1, 1, 1, 1};
-    CUresult r =
-        p->encode(map, type, static_cast<cuuint32_t>(rank), const_cast<void *>(data), dims, strides,
-                  box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 /* A row-major matrix as the copy engine sees it, in boxes of 128 bytes x n_rows. */
 inline cudaError_t encode_rows(const struct vnp_cuda_gemm_args *p, CUtensorMap *map,
                                enum vnp_dtype dtype, const void *data, int64_t rows, int64_t cols,
@@ -366,7 +353,7 @@ inline cudaError_t encode_rows(const struct vnp_cuda_gemm_args *p, CUtensorMap *
     cuuint64_t dims[2] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
     cuuint64_t strides[1] = {static_cast<cuuint64_t>(ld) * bytes};
     cuuint32_t box[2] = {static_cast<cuuint32_t>(128 / bytes), static_cast<cuuint32_t>(n_rows)};
-    return encode(p, map, dtype, data, 2, dims, strides, box);
+    return encode(p->encode, map, dtype, data, 2, dims, strides, box);
 }
 
 /* The weight in boxes of 128 bytes x n_rows rows, dealt as deal_of says. */
@@ -379,7 +366,7 @@ inline cudaError_t encode_dealt(const struct vnp_cuda_gemm_args *p, CUtensorMap 
     cuuint64_t strides[4] = {row, 2 * h * row, 2 * row, 8 * h * row};
     cuuint32_t box[5] = {static_cast<cuuint32_t>(128 / bytes), 2, 4, static_cast<cuuint32_t>(h),
                          static_cast<cuuint32_t>(n_rows / (8 * blocks))};
-    return encode(p, map, p->in_dtype, p->w, 5, dims, strides, box);
+    return encode(p->encode, map, p->in_dtype, p->w, 5, dims, strides, box);
 }
 
 template <class IN, int EPI, int OUT>

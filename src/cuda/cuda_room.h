@@ -44,6 +44,12 @@ struct vnp_cuda_tile {
 #define VNP_CUDA_MAX_HALF 64      /* half of the widest head */
 #define VNP_CUDA_ROTARY_SPARE 256 /* positions of the table beyond the longest sequence */
 
+/* cuTensorMapEncodeTiled, asked of the driver at run time. */
+typedef CUresult(vnp_cuda_encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                                     const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                     const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                     CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
 /* ---- launch parameters --------------------------------------------------------------------- */
 
 struct vnp_cuda_norm_args {
@@ -93,10 +99,7 @@ struct vnp_cuda_attention_args {
     float scale;
     int n_sms;
     bool has_wgmma;
-    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                       CUtensorMapFloatOOBfill); /* cuTensorMapEncodeTiled, with has_wgmma */
+    vnp_cuda_encode_fn *encode; /* with has_wgmma */
 };
 
 /* A matrix product out = epilogue(a w^T + bias). */
@@ -126,10 +129,7 @@ struct vnp_cuda_gemm_args {
     enum vnp_dtype in_dtype, out_dtype;
     enum vnp_cuda_gemm_epilogue epilogue;
     int n_sms;
-    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                       CUtensorMapFloatOOBfill); /* cuTensorMapEncodeTiled */
+    vnp_cuda_encode_fn *encode;
 };
 
 /* ---- launchers ----------------------------------------------------------------------------- */
@@ -198,12 +198,9 @@ struct vnp_device {
     enum vnp_precision precision;
     char name[128];
     int64_t mem_bytes;
-    bool has_wgmma; /* own sm_90a matrix products */
-    CUresult (*encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                       const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                       CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                       CUtensorMapFloatOOBfill);
-    struct vnp_cuda_lt *lt; /* NULL where own kernels serve */
+    bool has_wgmma;             /* own sm_90a matrix products */
+    vnp_cuda_encode_fn *encode; /* with has_wgmma */
+    struct vnp_cuda_lt *lt;     /* NULL where own kernels serve */
     char cache_dir[512];
     cudaStream_t upload;
     cudaEvent_t born;              /* recorded when the device was opened: the zero of exec_span */
