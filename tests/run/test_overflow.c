@@ -85,17 +85,22 @@ static bool is_guilty(int i) {
     return i % 7 == 3;
 }
 
-static void test_embed(void **state) {
-    (void)state;
-    char dir[4096], path[4096];
-    struct vnp_checkpoint *c;
-    struct vnp_run_counts counts;
-    scratch("overflow", dir, sizeof dir);
+/* The proteins, and an ESM-2 made with these options, in a scratch folder. */
+static struct vnp_checkpoint *begin(const char *name, const char *options, char dir[4096]) {
+    char path[4096];
+    scratch(name, dir, 4096);
     put(path, sizeof path, "%s/in.faa", dir);
     write_proteins(path);
-    run_tool("esm2-hf %s/m --esm 3,96,3 --overflow yes --dtype fp16", dir);
+    run_tool("esm2-hf %s/m %s", dir, options);
     put(path, sizeof path, "%s/m", dir);
-    c = open_model(path, VNP_MODEL_ESM2);
+    return open_model(path, VNP_MODEL_ESM2);
+}
+
+static void test_embed(void **state) {
+    (void)state;
+    char dir[4096];
+    struct vnp_run_counts counts;
+    struct vnp_checkpoint *c = begin("overflow", "--esm 3,96,3 --overflow yes --dtype fp16", dir);
     float *fp32 = embed(dir, "fp32", c, VNP_PREC_FP32, 300, &counts);
     float *fp16 = embed(dir, "fp16", c, VNP_PREC_FP16, 300, &counts);
     assert_int_equal(counts.n_failed, 0);
@@ -117,14 +122,9 @@ static void test_embed(void **state) {
 /* An embedding of NaN for W: FP32 does not help, those records fail and no other. */
 static void test_hopeless(void **state) {
     (void)state;
-    char dir[4096], path[4096];
+    char dir[4096];
     struct vnp_run_counts counts;
-    scratch("hopeless", dir, sizeof dir);
-    put(path, sizeof path, "%s/in.faa", dir);
-    write_proteins(path);
-    run_tool("esm2-hf %s/m --esm 2,96,3 --overflow nan", dir);
-    put(path, sizeof path, "%s/m", dir);
-    struct vnp_checkpoint *c = open_model(path, VNP_MODEL_ESM2);
+    struct vnp_checkpoint *c = begin("hopeless", "--esm 2,96,3 --overflow nan", dir);
     static const enum vnp_precision precisions[] = {VNP_PREC_FP16, VNP_PREC_FP32};
     for (int k = 0; k < 2; k++) {
         float *rows = embed(dir, k ? "b" : "a", c, precisions[k], 300, &counts);
@@ -142,14 +142,9 @@ static void test_hopeless(void **state) {
 /* No memory for a second set of weights: the sequences concerned fail, the others keep theirs. */
 static void test_full(void **state) {
     (void)state;
-    char dir[4096], path[4096];
+    char dir[4096];
     struct vnp_run_counts counts;
-    scratch("full", dir, sizeof dir);
-    put(path, sizeof path, "%s/in.faa", dir);
-    write_proteins(path);
-    run_tool("esm2-hf %s/m --esm 2,96,3 --overflow yes --dtype fp16", dir);
-    put(path, sizeof path, "%s/m", dir);
-    struct vnp_checkpoint *c = open_model(path, VNP_MODEL_ESM2);
+    struct vnp_checkpoint *c = begin("full", "--esm 2,96,3 --overflow yes --dtype fp16", dir);
     float *want = embed(dir, "roomy", c, VNP_PREC_FP16, 300, &counts);
     assert_int_equal(counts.n_failed, 0);
     is_full = true;
