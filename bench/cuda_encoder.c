@@ -319,6 +319,13 @@ static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                struct vnp_tensor *out) {
     return marked(ex, OP_QKV, profile.real->linear_qkv(ex, w, p, a, out));
 }
+/* The norm's time is the product's too. */
+static vnp_status p_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
+                                const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                                struct vnp_tensor *x, struct vnp_tensor *o) {
+    return marked(ex, w->n_in == w->n_out ? OP_OUT : OP_DOWN,
+                  profile.real->linear_norm(ex, w, p, a, x, o));
+}
 static vnp_status p_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                               const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return marked(ex, OP_ATTENTION, profile.real->attention(ex, p, qkv, out));
@@ -336,6 +343,7 @@ static const struct vnp_backend *profiled(const struct vnp_backend *real) {
     profile.table.layernorm = p_norm;
     profile.table.linear = p_linear;
     profile.table.linear_qkv = p_linear_qkv;
+    profile.table.linear_norm = p_linear_norm;
     profile.table.attention = p_attention;
     profile.table.pool = p_pool;
     for (int i = 0; i <= MAX_MARKS; i++)

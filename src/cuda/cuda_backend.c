@@ -66,6 +66,11 @@ static vnp_status linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                              struct vnp_tensor *out) {
     return tell(vnp_cuda_op_linear_qkv(ex, w, p, a, out));
 }
+static vnp_status linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
+                              const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                              struct vnp_tensor *x, struct vnp_tensor *out_operand) {
+    return tell(vnp_cuda_op_linear_norm(ex, w, p, a, x, out_operand));
+}
 static vnp_status attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                             const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return tell(vnp_cuda_op_attention(ex, p, qkv, out));
@@ -104,6 +109,7 @@ const struct vnp_backend *vnp_cuda_backend(void) {
         .layernorm = layernorm,
         .linear = linear,
         .linear_qkv = linear_qkv,
+        .linear_norm = linear_norm,
         .attention = attention,
         .pool = pool,
         .exec_n_nonfinite = vnp_cuda_exec_n_nonfinite,

@@ -216,6 +216,13 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
     return run_gemm(ex, &g);
 }
 
+vnp_status vnp_cuda_op_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
+                                   const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                                   struct vnp_tensor *x, struct vnp_tensor *out_operand) {
+    VNP_TRY(vnp_cuda_op_linear(ex, w, VNP_EPI_RESIDUAL, a, x));
+    return vnp_cuda_op_layernorm(ex, p, x, x, out_operand);
+}
+
 /* ---- attention and pooling ------------------------------------------------------------------ */
 
 static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim, enum vnp_dtype freq_dtype) {

@@ -300,6 +300,9 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
 vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                   struct vnp_attention_params *p, const struct vnp_tensor *a,
                                   struct vnp_tensor *out);
+vnp_status vnp_cuda_op_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
+                                   const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                                   struct vnp_tensor *x, struct vnp_tensor *out_operand);
 vnp_status vnp_cuda_op_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                                  const struct vnp_tensor *qkv, struct vnp_tensor *out);
 vnp_status vnp_cuda_op_pool(struct vnp_exec *ex, const struct vnp_pool_params *p,

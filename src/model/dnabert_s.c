@@ -56,13 +56,6 @@ vnp_status vnp_dnabert_load(struct vnp_encoder *e, const struct vnp_checkpoint *
     return VNP_OK;
 }
 
-/* x = LN(x), also as the operand of the product that follows, if one does. */
-static vnp_status norm(struct vnp_encoder_session *s, const struct vnp_model_norm *n,
-                       struct vnp_tensor *out_operand) {
-    struct vnp_norm_params p = {n->gamma, n->beta, s->e->spec.norm_eps};
-    return s->e->b->layernorm(s->ex, &p, &s->x, &s->x, out_operand);
-}
-
 static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_model_layer *layer,
                             bool is_last) {
     const struct vnp_backend *b = s->e->b;
@@ -73,19 +66,20 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
                                              .slopes = s->e->slopes};
     VNP_TRY(vnp_encoder_qkv(s, layer->qkv, &attention));
     VNP_TRY(b->attention(s->ex, &attention, &s->qkv, &s->attn_out));
-    VNP_TRY(b->linear(s->ex, layer->out, VNP_EPI_RESIDUAL, &s->attn_out, &s->x));
-    VNP_TRY(norm(s, &layer->attn_norm, &s->ffn_in));
+    VNP_TRY(vnp_encoder_linear_norm(s, layer->out, &layer->attn_norm, &s->attn_out, &s->ffn_in));
     VNP_TRY(b->linear(s->ex, layer->up, VNP_EPI_GEGLU, &s->ffn_in, &s->ffn_mid));
-    VNP_TRY(b->linear(s->ex, layer->down, VNP_EPI_RESIDUAL, &s->ffn_mid, &s->x));
-    return norm(s, &layer->ffn_norm, is_last ? NULL : &s->attn_in);
+    return vnp_encoder_linear_norm(s, layer->down, &layer->ffn_norm, &s->ffn_mid,
+                                   is_last ? NULL : &s->attn_in);
 }
 
 vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want) {
     const struct vnp_encoder *e = s->e;
     struct vnp_embed_params embed = {
         .table = e->table, .type_row = e->type_row, .vocab = e->spec.n_vocab};
+    struct vnp_norm_params embed_norm = {e->embed_norm.gamma, e->embed_norm.beta, e->spec.norm_eps};
     VNP_TRY(e->b->embed(s->ex, &embed, &s->x));
-    VNP_TRY(norm(s, &e->embed_norm, want->layer > 0 ? &s->attn_in : NULL));
+    VNP_TRY(
+        e->b->layernorm(s->ex, &embed_norm, &s->x, &s->x, want->layer > 0 ? &s->attn_in : NULL));
     for (int64_t l = 0; l < want->layer; l++) {
         VNP_TRY(vnp_model_go_on(want));
         VNP_TRY(run_layer(s, &e->layers[l], l + 1 == want->layer));

@@ -62,6 +62,20 @@ static inline vnp_status vnp_encoder_qkv(struct vnp_encoder_session *s, const st
     return b->linear(s->ex, w, VNP_EPI_NONE, &s->attn_in, &s->qkv);
 }
 
+/* x = LN(x + a W^T + b), a post-norm half layer's end; out_operand (may be NULL) is the operand of
+ * the product that follows. */
+static inline vnp_status vnp_encoder_linear_norm(struct vnp_encoder_session *s,
+                                                 const struct vnp_linear *w,
+                                                 const struct vnp_model_norm *n,
+                                                 const struct vnp_tensor *a,
+                                                 struct vnp_tensor *out_operand) {
+    const struct vnp_backend *b = s->e->b;
+    struct vnp_norm_params p = {n->gamma, n->beta, s->e->spec.norm_eps};
+    if (b->linear_norm) return b->linear_norm(s->ex, w, &p, a, &s->x, out_operand);
+    VNP_TRY(b->linear(s->ex, w, VNP_EPI_RESIDUAL, a, &s->x));
+    return b->layernorm(s->ex, &p, &s->x, &s->x, out_operand);
+}
+
 /* Loading: every call names what failed. */
 vnp_status vnp_model_const(struct vnp_encoder *e, const struct vnp_checkpoint *c, const char *name,
                            int64_t n_rows, float **out);

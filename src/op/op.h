@@ -187,7 +187,7 @@ struct vnp_classifier_params {
 
 /* ---- the backend --------------------------------------------------------------------------- */
 
-#define VNP_BACKEND_VERSION 3
+#define VNP_BACKEND_VERSION 4
 
 /* One struct of function pointers a backend, constant, returned by vnp_<name>_backend().
  * Ops on an exec run in call order and may be asynchronous; exec_wait makes results visible and
@@ -248,6 +248,13 @@ struct vnp_backend {
     vnp_status (*linear_qkv)(struct vnp_exec *ex, const struct vnp_linear *w,
                              struct vnp_attention_params *p, const struct vnp_tensor *a,
                              struct vnp_tensor *out);
+    /* x = LN(x + a W^T + b), the end of a post-norm half layer. a [N][K] at the weight's site;
+     * x RESIDUAL [N][n_out], read and written; out_operand (may be NULL) as in layernorm. Every
+     * shape is served that linear and layernorm serve.
+     * NULL: linear with VNP_EPI_RESIDUAL, then layernorm, serve. */
+    vnp_status (*linear_norm)(struct vnp_exec *ex, const struct vnp_linear *w,
+                              const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                              struct vnp_tensor *x, struct vnp_tensor *out_operand);
     /* qkv [N][3][H][Dh] at QKV; out [N][H*Dh] at ATTN_OUT: softmax(scale q k^T + bias) v inside
      * each sequence of the batch in flight. */
     vnp_status (*attention)(struct vnp_exec *ex, const struct vnp_attention_params *p,

@@ -226,6 +226,13 @@ static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                struct vnp_tensor *out) {
     return marked(ex, OP_QKV, profiled->real->linear_qkv(ex, w, p, a, out));
 }
+/* The norm's time is the product's too. */
+static vnp_status p_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
+                                const struct vnp_norm_params *p, const struct vnp_tensor *a,
+                                struct vnp_tensor *x, struct vnp_tensor *o) {
+    return marked(ex, a->cols == x->cols ? OP_OUT : OP_DOWN,
+                  profiled->real->linear_norm(ex, w, p, a, x, o));
+}
 static vnp_status p_attention(struct vnp_exec *ex, const struct vnp_attention_params *p,
                               const struct vnp_tensor *qkv, struct vnp_tensor *out) {
     return marked(ex, OP_ATTENTION, profiled->real->attention(ex, p, qkv, out));
@@ -242,6 +249,7 @@ static struct vnp_backend marking_table(const struct vnp_backend *real) {
     t.layernorm = p_norm;
     t.linear = p_linear;
     if (t.linear_qkv) t.linear_qkv = p_linear_qkv;
+    if (t.linear_norm) t.linear_norm = p_linear_norm;
     t.attention = p_attention;
     t.pool = p_pool;
     return t;
