@@ -184,10 +184,14 @@ static int op_suite_run(const struct op_suite_config *config, int *n_passed, int
     suite_linear_cases_large(&s);
     suite_attention_cases(&s);
     suite_qkv_cases(&s);
+    suite_linear_norm_cases(&s);
     for (int is_plain = 1; is_plain >= 0; is_plain--) {
-        suite_company(&s, 64, 2, 128, false, is_plain);
-        suite_company(&s, 96, 6, 384, true, is_plain);
-        suite_company(&s, 256, 4, 1024, false, is_plain);
+        suite_company(&s, 64, 2, 128, false, is_plain, false);
+        suite_company(&s, 96, 6, 384, true, is_plain, false);
+        suite_company(&s, 256, 4, 1024, false, is_plain, false);
+        suite_company(&s, 96, 6, 384, true, is_plain, true);
+        if (!config->is_quick || !config->backend->is_host) /* a minute on a host */
+            suite_company(&s, 768, 12, 256, true, is_plain, true);
     }
     for (int i = 0; i < 3; i++)
         suite_classify(&s, (int64_t[]){64, 320, 3328}[i], (int64_t[]){8, 64, 512}[i], 13);

@@ -4,7 +4,7 @@
 #ifndef VNP_OP_SUITE_COMPANY_H
 #define VNP_OP_SUITE_COMPANY_H
 
-#include "op_suite_qkv.h"
+#include "op_suite_norm_rows.h"
 
 /* ---- company ------------------------------------------------------------------------------- */
 
@@ -12,8 +12,33 @@ struct suite_chain {
     int64_t d, h, f, vocab;
     bool is_gated; /* DNABERT-like: ALiBi and a gated product; else rotary and GELU */
     bool is_plain; /* linear and a rotating attention, though the backend has linear_qkv */
+    bool is_post;  /* post-norm, with linear_norm */
     float *table, *wqkv, *wo, *wup, *wdown, *ones, *slopes;
 };
+
+/* The layer itself. w: qkv, out, up, down; t: x, the operand of qkv, qkv, attention's result, the
+ * operand of up, the operand of down. */
+static bool suite_chain_layer(struct suite *s, struct suite_side *side, const struct suite_chain *c,
+                              struct vnp_linear **w, struct vnp_attention_params *pa,
+                              const struct vnp_norm_params *pn, struct vnp_tensor *t) {
+    const struct vnp_backend *b = side->b;
+    struct vnp_exec *ex = side->ex;
+    enum vnp_epilogue up = c->is_gated ? VNP_EPI_GEGLU : VNP_EPI_GELU;
+    bool ok = suite_ok(s, b->layernorm(ex, pn, &t[0], c->is_post ? &t[0] : NULL, &t[1]), "norm");
+    if (b->linear_qkv && !c->is_plain)
+        ok = ok && suite_ok(s, b->linear_qkv(ex, w[0], pa, &t[1], &t[2]), "linear_qkv");
+    else
+        ok = ok && suite_ok(s, b->linear(ex, w[0], VNP_EPI_NONE, &t[1], &t[2]), "qkv");
+    ok = ok && suite_ok(s, b->attention(ex, pa, &t[2], &t[3]), "attention");
+    if (c->is_post)
+        return ok && suite_ok(s, b->linear_norm(ex, w[1], pn, &t[3], &t[0], &t[4]), "out") &&
+               suite_ok(s, b->linear(ex, w[2], up, &t[4], &t[5]), "up") &&
+               suite_ok(s, b->linear_norm(ex, w[3], pn, &t[5], &t[0], NULL), "down");
+    return ok && suite_ok(s, b->linear(ex, w[1], VNP_EPI_RESIDUAL, &t[3], &t[0]), "out") &&
+           suite_ok(s, b->layernorm(ex, pn, &t[0], NULL, &t[4]), "layernorm") &&
+           suite_ok(s, b->linear(ex, w[2], up, &t[4], &t[5]), "up") &&
+           suite_ok(s, b->linear(ex, w[3], VNP_EPI_RESIDUAL, &t[5], &t[0]), "down");
+}
 
 /* One layer over a pack on a fresh context: pooled [S][D] and every row [N][D]. */
 static bool suite_chain_run(struct suite *s, struct suite_side *side, const struct suite_chain *c,
@@ -63,19 +88,7 @@ static bool suite_chain_run(struct suite *s, struct suite_side *side, const stru
     struct vnp_pool_params pp = {VNP_POOL_MEAN, 0, 0, 0};
     ok = ok && suite_ok(s, b->batch_begin(side->ex, pack), "batch_begin");
     ok = ok && suite_ok(s, b->embed(side->ex, &pe, &t[0]), "embed");
-    ok = ok && suite_ok(s, b->layernorm(side->ex, &pn, &t[0], NULL, &t[1]), "layernorm");
-    if (b->linear_qkv && !c->is_plain)
-        ok = ok && suite_ok(s, b->linear_qkv(side->ex, w[0], &pa, &t[1], &t[2]), "linear_qkv");
-    else
-        ok = ok && suite_ok(s, b->linear(side->ex, w[0], VNP_EPI_NONE, &t[1], &t[2]), "qkv");
-    ok = ok && suite_ok(s, b->attention(side->ex, &pa, &t[2], &t[3]), "attention");
-    ok = ok && suite_ok(s, b->linear(side->ex, w[1], VNP_EPI_RESIDUAL, &t[3], &t[0]), "out");
-    ok = ok && suite_ok(s, b->layernorm(side->ex, &pn, &t[0], NULL, &t[4]), "layernorm");
-    ok = ok &&
-         suite_ok(
-             s, b->linear(side->ex, w[2], c->is_gated ? VNP_EPI_GEGLU : VNP_EPI_GELU, &t[4], &t[5]),
-             "up");
-    ok = ok && suite_ok(s, b->linear(side->ex, w[3], VNP_EPI_RESIDUAL, &t[5], &t[0]), "down");
+    ok = ok && suite_chain_layer(s, side, c, w, &pa, &pn, t);
     ok = ok && suite_ok(s, b->pool(side->ex, &pp, &t[0], &out), "pool");
     ok = ok && suite_ok(s, b->read_f32(side->ex, &out, pooled), "read_f32");
     ok = ok && suite_ok(s, b->read_f32(side->ex, &t[0], rows), "read_f32");
@@ -155,12 +168,14 @@ static void suite_company_threads(struct suite *s, const struct suite_chain *c,
 }
 
 static void suite_company(struct suite *s, int64_t d, int64_t h, int64_t f, bool is_gated,
-                          bool is_plain) {
+                          bool is_plain, bool is_post) {
     static const int lengths[SUITE_N_SEQS] = {1,  2,  3,  7,   8,   15,  16, 17,  31,  32, 33,
                                               63, 64, 65, 127, 128, 129, 51, 166, 257, 97};
     if (!s->dut.b->linear_qkv && !is_plain) return;
-    if (!suite_begin(s, "company D=%lld H=%lld F=%lld gated=%d%s", (long long)d, (long long)h,
-                     (long long)f, is_gated, is_plain ? "" : " linear_qkv"))
+    if (!s->dut.b->linear_norm && is_post) return;
+    if (!suite_begin(s, "company D=%lld H=%lld F=%lld gated=%d%s%s", (long long)d, (long long)h,
+                     (long long)f, is_gated, is_plain ? "" : " linear_qkv",
+                     is_post ? " linear_norm" : ""))
         return;
     int64_t n_up = is_gated ? 2 * f : f;
     float scale = (float)(1 / sqrt((double)d));
@@ -170,6 +185,7 @@ static void suite_company(struct suite *s, int64_t d, int64_t h, int64_t f, bool
                             33,
                             is_gated,
                             is_plain,
+                            is_post,
                             suite_normals(s, 33 * d, 1),
                             suite_normals(s, 3 * d * d, scale * 2),
                             suite_normals(s, d * d, scale),

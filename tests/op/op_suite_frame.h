@@ -158,6 +158,17 @@ static char *suite_get_bytes(const struct suite_tensor *t) {
     return bytes;
 }
 
+/* The whole becomes NaN again, scales too. */
+static void suite_poison(struct suite_tensor *t) {
+    size_t n = suite_bytes(t), n_scales = (size_t)t->whole_rows * sizeof(float);
+    char *poison = malloc(n > n_scales ? n : n_scales);
+    if (!poison) exit(2);
+    memset(poison, 0xff, n > n_scales ? n : n_scales);
+    suite_copy(t->side, t->whole.data, poison, n, true);
+    if (t->whole.scale) suite_copy(t->side, t->whole.scale, poison, n_scales, true);
+    free(poison);
+}
+
 static struct suite_tensor suite_tensor(struct suite *s, struct suite_side *side,
                                         enum vnp_site site, int64_t rows, int64_t cols) {
     struct suite_tensor t = {.side = side, .whole_rows = rows + 2 * SUITE_PAD_ROWS};
@@ -166,13 +177,7 @@ static struct suite_tensor suite_tensor(struct suite *s, struct suite_side *side
             side->b->tensor_create(side->ex, site, t.whole_rows, cols + SUITE_PAD_COLS, &t.whole),
             "tensor_create"))
         exit(2);
-    size_t n = suite_bytes(&t), n_scales = (size_t)t.whole_rows * sizeof(float);
-    char *poison = malloc(n > n_scales ? n : n_scales);
-    if (!poison) exit(2);
-    memset(poison, 0xff, n > n_scales ? n : n_scales);
-    suite_copy(side, t.whole.data, poison, n, true);
-    if (t.whole.scale) suite_copy(side, t.whole.scale, poison, n_scales, true);
-    free(poison);
+    suite_poison(&t);
     t.t = t.whole;
     t.t.rows = rows;
     t.t.cols = cols;
