@@ -123,6 +123,19 @@ static vnp_status suite_linear_norm_call(struct suite *s, const struct suite_lin
                                  m->c.has_operand ? &a->operand.t : NULL);
 }
 
+/* All around the window, scales included, is still 0xff. */
+static void suite_operand_guards(struct suite *s, const struct suite_tensor *t) {
+    suite_guards(s, t, "operand");
+    if (!t->t.scale) return;
+    uint32_t *bits = malloc((size_t)t->whole_rows * sizeof *bits);
+    suite_copy(t->side, bits, t->whole.scale, (size_t)t->whole_rows * sizeof *bits, false);
+    for (int64_t r = 0; r < t->whole_rows; r++)
+        if ((r < SUITE_PAD_ROWS || r >= SUITE_PAD_ROWS + t->t.rows) && bits[r] != UINT32_MAX)
+            suite_bad(s, "operand: a scale of row %lld of %lld", (long long)(r - SUITE_PAD_ROWS),
+                      (long long)t->t.rows);
+    free(bits);
+}
+
 /* ---- against the reference ------------------------------------------------------------------ */
 
 static void suite_linear_norm_dut(struct suite *s, struct suite_linear_norm *m,
@@ -140,7 +153,7 @@ static void suite_linear_norm_dut(struct suite *s, struct suite_linear_norm *m,
     suite_thaw(s, &a.in, "linear_norm's a");
     suite_guards(s, &a.x, "x");
     if (!m->c.has_operand) a.operand.t.rows = 0;
-    suite_guards(s, &a.operand, "operand");
+    suite_operand_guards(s, &a.operand);
     suite_linear_norm_close(&s->dut, &a);
 }
 

@@ -78,7 +78,7 @@ static struct suite_rows suite_rows_run(struct suite *s, struct suite_company_of
     suite_freeze(&a->in);
     suite_ok(s, suite_linear_norm_call(s, &r->m, a), "linear_norm");
     suite_thaw(s, &a->in, "linear_norm's a");
-    suite_guards(s, &a->x, "x"), suite_guards(s, &a->operand, "operand");
+    suite_guards(s, &a->x, "x"), suite_operand_guards(s, &a->operand);
     out.bytes = calloc((size_t)n, out.row_bytes);
     suite_rows_take(&a->x, out.row_bytes, out.bytes);
     suite_rows_take(&a->operand, out.row_bytes, out.bytes + x_bytes);

@@ -24,6 +24,7 @@ enum fault {
     WRITES_BESIDE, /* x has a column more */
     NEXT_SCALE,    /* of E4M3: of the row behind */
     LARGE_SCALE,   /* of E4M3: results lose digits */
+    SCALE_BESIDE,  /* of E4M3: of a row more */
     OLD_LENGTHS,   /* of E4M3: bounds of rows that stood in the operand before */
 };
 
@@ -183,6 +184,7 @@ static vnp_status linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
     float before[VNP_COUNT(lengths)];
     memcpy(before, lengths, sizeof before);
     VNP_TRY(layernorm(ex, &params, x, x, fault == OPERAND_OF_X ? NULL : out_operand));
+    if (fault == SCALE_BESIDE && out_operand) out_operand->scale[x->rows] = 1;
     if (fault == OLD_LENGTHS) memcpy(lengths, before, sizeof before);
     wrong_results(x);
     return VNP_OK;
@@ -248,6 +250,7 @@ static int catches(void) {
     n_bad += must_fail("a neighbour's scale", NEXT_SCALE, VNP_PREC_FP8, some);
     n_bad += must_fail("a neighbour's scale in company", NEXT_SCALE, VNP_PREC_FP8, "norm places");
     n_bad += must_fail("a scale above the bound", LARGE_SCALE, VNP_PREC_FP8, some);
+    n_bad += must_fail("a scale more", SCALE_BESIDE, VNP_PREC_FP8, some);
     n_bad += must_fail("bounds of other rows", OLD_LENGTHS, VNP_PREC_FP8, "norm and a product");
     return n_bad;
 }
