@@ -154,26 +154,29 @@ __device__ __forceinline__ void tile_at(const gemm_consts &c, int t, int *row, i
 }
 
 /* Where a party stands in the ring; the barriers of its stages (full, then empty) at `bars`. */
-struct ring {
+template <int N, int BYTES> struct ring_of {
     uint32_t smem, bars;
     int stage, phase;
-    __device__ uint32_t data() const { return smem + stage * STAGE_BYTES; }
+    __device__ uint32_t data() const { return smem + stage * BYTES; }
     __device__ uint32_t full() const { return bars + stage * 8; }
-    __device__ uint32_t empty() const { return bars + (STAGES + stage) * 8; }
+    __device__ uint32_t empty() const { return bars + (N + stage) * 8; }
     __device__ void next() {
-        if (++stage == STAGES) {
+        if (++stage == N) {
             stage = 0;
             phase ^= 1;
         }
     }
 };
+using ring = ring_of<STAGES, STAGE_BYTES>;
 
-/* ADD: `n` rows from `row` of a tile's result into L2: all tiles of a wave end together, and would
- * all wait for the memory then. */
-__device__ __forceinline__ void touch_result(const gemm_consts &c, int row, int n, int col) {
-    int bytes = min(TILE_N, c.n - col) * 4 & ~15, end = min(row + n, c.m);
-    const float *at = static_cast<const float *>(c.out) + row * c.ld_out + col;
-    for (; row < end && bytes > 0; row++, at += c.ld_out)
+/* Rows row .. end - 1 of x [M][n], WIDTH columns from `col` on, into L2: all tiles of a wave end
+ * together, and would all wait for the memory then. */
+template <int WIDTH>
+__device__ __forceinline__ void touch_rows(const float *x, int64_t ld, int row, int end, int col,
+                                           int n) {
+    int bytes = min(WIDTH, n - col) * 4 & ~15;
+    const float *at = x + row * ld + col;
+    for (; row < end && bytes > 0; row++, at += ld)
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
 }
 
@@ -214,7 +217,9 @@ __device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_w, cons
                            k * K_STEP, w_row / DEAL);
             int touched = k * c.touch_rows;
             if (EPI == VNP_CUDA_EPI_ADD && touched < TILE_M)
-                touch_result(c, row + touched, min(c.touch_rows, TILE_M - touched), col * TILE_N);
+                touch_rows<TILE_N>(static_cast<const float *>(c.out), c.ld_out, row + touched,
+                                   min(row + min(touched + c.touch_rows, TILE_M), c.m),
+                                   col * TILE_N, c.n);
             r.next();
         }
         if (++turn == layout<IN, EPI>::N_CONSTS) turn = 0;
@@ -369,6 +374,26 @@ inline cudaError_t encode_dealt(const struct vnp_cuda_gemm_args *p, CUtensorMap 
     return encode(p->encode, map, p->in_dtype, p->w, 5, dims, strides, box);
 }
 
+/* A kernel of this room's products in n_clusters clusters. */
+template <class CONSTS>
+cudaError_t launch_pairs(void (*kernel)(CUtensorMap, CUtensorMap, CUtensorMap, CONSTS),
+                         int n_clusters, size_t smem_bytes, cudaStream_t stream,
+                         const CUtensorMap &map_a, const CUtensorMap &map_w,
+                         const CUtensorMap &map_out, const CONSTS &c) {
+    cudaLaunchAttribute pair = {};
+    pair.id = cudaLaunchAttributeClusterDimension;
+    pair.val.clusterDim.x = CLUSTER;
+    pair.val.clusterDim.y = pair.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(CLUSTER * n_clusters));
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = smem_bytes;
+    config.stream = stream;
+    config.attrs = &pair;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, map_a, map_w, map_out, c);
+}
+
 template <class IN, int EPI, int OUT>
 cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream) {
     CUtensorMap map_a, map_w, map_sum;
@@ -407,18 +432,8 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     int n_tiles = c.n_row_tiles * c.n_cols_tiles, n_clusters = p->n_sms / CLUSTER;
     if (n_tiles < n_clusters) n_clusters = n_tiles;
     if (n_tiles / n_clusters >= 5 && n_tiles / n_clusters * c.k_tiles >= 100) c.lag = LAG;
-    cudaLaunchAttribute pair = {};
-    pair.id = cudaLaunchAttributeClusterDimension;
-    pair.val.clusterDim.x = CLUSTER;
-    pair.val.clusterDim.y = pair.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(CLUSTER * n_clusters));
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = (layout<IN, EPI>::BYTES);
-    config.stream = stream;
-    config.attrs = &pair;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, gemm_sm90<IN, EPI, OUT>, map_a, map_w, map_sum, c);
+    return launch_pairs(gemm_sm90<IN, EPI, OUT>, n_clusters, (layout<IN, EPI>::BYTES), stream,
+                        map_a, map_w, map_sum, c);
 }
 
 /* The instances that the models use: results in FP32, in the operands' own 16-bit type (FP16 of

@@ -35,6 +35,22 @@ vnp_status vnp_cuda_op_embed(struct vnp_exec *ex, const struct vnp_embed_params 
     return VNP_OK;
 }
 
+/* What a norm writes as an operand. */
+static vnp_status norm_operand(struct vnp_exec *ex, const struct vnp_tensor *out,
+                               struct vnp_cuda_norm_args *a) {
+    a->out = out->data;
+    a->ld_out = out->ld;
+    a->out_dtype = out->dtype;
+    if (a->out_dtype == VNP_E4M3) {
+        int i = tensor_index(ex, out);
+        if (i < 0) return vnp_fail(VNP_BUG, VNP_FROM_NONE, "cuda: an operand of no context");
+        a->scale = out->scale;
+        a->norm = ex->tensor_norm[i] + (out->scale - ex->tensor_scale[i]);
+        ex->tensor_has_norm[i] = true;
+    }
+    return VNP_OK;
+}
+
 vnp_status vnp_cuda_op_layernorm(struct vnp_exec *ex, const struct vnp_norm_params *p,
                                  const struct vnp_tensor *x, struct vnp_tensor *out_residual,
                                  struct vnp_tensor *out_operand) {
@@ -54,18 +70,7 @@ vnp_status vnp_cuda_op_layernorm(struct vnp_exec *ex, const struct vnp_norm_para
         a.out_f32 = out_residual->data;
         a.ld_f32 = out_residual->ld;
     }
-    if (out_operand) {
-        a.out = out_operand->data;
-        a.ld_out = out_operand->ld;
-        a.out_dtype = out_operand->dtype;
-        if (a.out_dtype == VNP_E4M3) {
-            int i = tensor_index(ex, out_operand);
-            if (i < 0) return vnp_fail(VNP_BUG, VNP_FROM_NONE, "cuda: an operand of no context");
-            a.scale = out_operand->scale;
-            a.norm = ex->tensor_norm[i] + (out_operand->scale - ex->tensor_scale[i]);
-            ex->tensor_has_norm[i] = true;
-        }
-    }
+    if (out_operand) VNP_TRY(norm_operand(ex, out_operand, &a));
     VNP_CUDA(cudaSetDevice(ex->dev->idx));
     VNP_CUDA(vnp_cuda_layernorm(&a, ex->stream));
     return VNP_OK;
@@ -216,11 +221,23 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
     return run_gemm(ex, &g);
 }
 
+/* One kernel for rows that a cluster of two blocks holds whole. */
 vnp_status vnp_cuda_op_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
                                    const struct vnp_norm_params *p, const struct vnp_tensor *a,
                                    struct vnp_tensor *x, struct vnp_tensor *out_operand) {
-    VNP_TRY(vnp_cuda_op_linear(ex, w, VNP_EPI_RESIDUAL, a, x));
-    return vnp_cuda_op_layernorm(ex, p, x, x, out_operand);
+    bool is_fused = ex->dev->has_wgmma && a->dtype != VNP_F32 && x->dtype == VNP_F32 &&
+                    w->n_out == VNP_CUDA_NORM_COLS;
+    if (!is_fused) {
+        VNP_TRY(vnp_cuda_op_linear(ex, w, VNP_EPI_RESIDUAL, a, x));
+        return vnp_cuda_op_layernorm(ex, p, x, x, out_operand);
+    }
+    struct vnp_cuda_gemm_args g;
+    struct vnp_cuda_norm_args norm = {.gamma = p->gamma, .beta = p->beta, .eps = p->eps};
+    VNP_TRY(prepare_linear(ex, w, VNP_EPI_RESIDUAL, a, x, &g));
+    VNP_TRY(vnp_op_check_norm(p, x, x, out_operand));
+    if (out_operand) VNP_TRY(norm_operand(ex, out_operand, &norm));
+    g.norm = &norm;
+    return run_gemm(ex, &g);
 }
 
 /* ---- attention and pooling ------------------------------------------------------------------ */

@@ -110,6 +110,7 @@ enum vnp_cuda_gemm_epilogue {
     VNP_CUDA_EPI_GEGLU,     /* out = gelu(gate) * value; weight rows interleaved by eights */
     VNP_CUDA_EPI_QKV,       /* out = y, its first n_rotated columns rotated by heads; Hopper only */
 };
+#define VNP_CUDA_NORM_COLS 768
 struct vnp_cuda_gemm_args {
     /* w, bias and w_scale are readable up to a multiple of VNP_CUDA_WEIGHT_ROWS rows */
     const void *a, *w;    /* [M][K] ld_a, [n_out][K] ld_w, in_dtype */
@@ -126,6 +127,9 @@ struct vnp_cuda_gemm_args {
     float *v_top;                /* QKV: [M] at a sequence's first token, its largest |v|; zeros
                                     before; NULL: not wanted */
     int64_t head_dim, n_rotated; /* QKV: 16, 32 or 64; 2 H Dh, or 0 */
+    const struct vnp_cuda_norm_args *norm; /* ADD: NULL, or the norm of the sums, which become its
+                                              residual as well; x and out_f32 are not looked at.
+                                              Hopper only, n_out VNP_CUDA_NORM_COLS */
     enum vnp_dtype in_dtype, out_dtype;
     enum vnp_cuda_gemm_epilogue epilogue;
     int n_sms;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * The warpgroup matrix instructions of the room: d (64 x 256 FP32 sums, 128 registers a thread) =
- * or
- * += a b^T over 32 bytes of k, both operands in shared memory. Written out because the instruction
- * takes its registers by name; the meaning stands in the PTX ISA, chapter "wgmma.mma_async". */
+ * The warpgroup matrix instructions of the room: d (64 x 256 FP32 sums, 128 registers a thread; or
+ * 64 x 192, 96 registers) = or += a b^T over 32 bytes of k, both operands in shared memory. Written
+ * out because the instruction takes its registers by name; the meaning stands in the PTX ISA,
+ * chapter "wgmma.mma_async". */
 #ifndef VNP_CUDA_WGMMA_CUH
 #define VNP_CUDA_WGMMA_CUH
 
@@ -31,6 +31,24 @@ __device__ __forceinline__ void NAME(float (&d)[128], uint64_t a, uint64_t b, in
 VNP_WGMMA(wgmma_f16, "k16.f32.f16.f16", ", 0, 0")
 VNP_WGMMA(wgmma_bf16, "k16.f32.bf16.bf16", ", 0, 0")
 VNP_WGMMA(wgmma_e4m3, "k32.f32.e4m3.e4m3", "")
+#define VNP_WGMMA_192(NAME, TYPES, TRANSPOSES)                                                     \
+__device__ __forceinline__ void NAME(float (&d)[96], uint64_t a, uint64_t b, int is_add) {         \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"                                      \
+        "wgmma.mma_async.sync.aligned.m64n192" TYPES " {"                                          \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                   \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "         \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "         \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "         \
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "         \
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "         \
+        "%96, %97, p, 1, 1" TRANSPOSES ";\n}\n"                                                    \
+        : VNP_R64(0), VNP_R8(64), VNP_R8(72), VNP_R8(80), VNP_R8(88)                               \
+        : "l"(a), "l"(b), "r"(is_add));                                                            \
+}
+VNP_WGMMA_192(wgmma_192_f16, "k16.f32.f16.f16", ", 0, 0")
+VNP_WGMMA_192(wgmma_192_bf16, "k16.f32.bf16.bf16", ", 0, 0")
+VNP_WGMMA_192(wgmma_192_e4m3, "k32.f32.e4m3.e4m3", "")
+#undef VNP_WGMMA_192
 #undef VNP_WGMMA
 #undef VNP_R64
 #undef VNP_R8
