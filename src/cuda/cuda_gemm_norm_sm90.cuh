@@ -47,24 +47,6 @@ struct gemm_norm_consts {
 
 using norm_ring = ring_of<NORM_STAGES, NORM_STAGE>;
 
-template <class IN>
-__device__ __forceinline__ void multiply_192(float (&d)[96], uint64_t a, uint64_t b, int is_add);
-template <>
-__device__ __forceinline__ void multiply_192<in_f16>(float (&d)[96], uint64_t a, uint64_t b,
-                                                     int is_add) {
-    wgmma_192_f16(d, a, b, is_add);
-}
-template <>
-__device__ __forceinline__ void multiply_192<in_bf16>(float (&d)[96], uint64_t a, uint64_t b,
-                                                      int is_add) {
-    wgmma_192_bf16(d, a, b, is_add);
-}
-template <>
-__device__ __forceinline__ void multiply_192<in_e4m3>(float (&d)[96], uint64_t a, uint64_t b,
-                                                      int is_add) {
-    wgmma_192_e4m3(d, a, b, is_add);
-}
-
 __device__ __forceinline__ void tma_load_shared(uint32_t dst, const CUtensorMap *map, uint32_t bar,
                                                 int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
@@ -134,8 +116,8 @@ __device__ __forceinline__ void norm_accumulate(float (&acc)[2][96], int k_tiles
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            multiply_192<IN>(acc[0], a + 2 * i, b + 2 * i, k > 0 || i > 0);
-            multiply_192<IN>(acc[1], a + 2 * i, b + 2 * i + (NORM_HALF * 128 >> 4), k > 0 || i > 0);
+            multiply<IN>(acc[0], a + 2 * i, b + 2 * i, k > 0 || i > 0);
+            multiply<IN>(acc[1], a + 2 * i, b + 2 * i + (NORM_HALF * 128 >> 4), k > 0 || i > 0);
         }
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");

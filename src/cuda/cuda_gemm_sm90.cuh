@@ -125,22 +125,14 @@ __device__ __forceinline__ uint64_t operand(uint32_t addr) {
            (static_cast<uint64_t>(1024 >> 4) << 32) | (static_cast<uint64_t>(1) << 62);
 }
 
-template <class IN>
-__device__ __forceinline__ void multiply(float (&d)[128], uint64_t a, uint64_t b, int is_add);
-template <>
-__device__ __forceinline__ void multiply<in_f16>(float (&d)[128], uint64_t a, uint64_t b,
-                                                 int is_add) {
-    wgmma_f16(d, a, b, is_add);
-}
-template <>
-__device__ __forceinline__ void multiply<in_bf16>(float (&d)[128], uint64_t a, uint64_t b,
-                                                  int is_add) {
-    wgmma_bf16(d, a, b, is_add);
-}
-template <>
-__device__ __forceinline__ void multiply<in_e4m3>(float (&d)[128], uint64_t a, uint64_t b,
-                                                  int is_add) {
-    wgmma_e4m3(d, a, b, is_add);
+template <class IN, int N>
+__device__ __forceinline__ void multiply(float (&d)[N], uint64_t a, uint64_t b, int is_add) {
+    if constexpr (IN::BYTES == 1)
+        wgmma_e4m3(d, a, b, is_add);
+    else if constexpr (IN::OUT_HALF == OUT_BF16)
+        wgmma_bf16(d, a, b, is_add);
+    else
+        wgmma_f16(d, a, b, is_add);
 }
 
 /* A cluster's tiles in groups of rows, all columns of a group before the next, there and back: the

@@ -45,9 +45,9 @@ __device__ __forceinline__ void NAME(float (&d)[96], uint64_t a, uint64_t b, int
         : VNP_R64(0), VNP_R8(64), VNP_R8(72), VNP_R8(80), VNP_R8(88)                               \
         : "l"(a), "l"(b), "r"(is_add));                                                            \
 }
-VNP_WGMMA_192(wgmma_192_f16, "k16.f32.f16.f16", ", 0, 0")
-VNP_WGMMA_192(wgmma_192_bf16, "k16.f32.bf16.bf16", ", 0, 0")
-VNP_WGMMA_192(wgmma_192_e4m3, "k32.f32.e4m3.e4m3", "")
+VNP_WGMMA_192(wgmma_f16, "k16.f32.f16.f16", ", 0, 0")
+VNP_WGMMA_192(wgmma_bf16, "k16.f32.bf16.bf16", ", 0, 0")
+VNP_WGMMA_192(wgmma_e4m3, "k32.f32.e4m3.e4m3", "")
 #undef VNP_WGMMA_192
 #undef VNP_WGMMA
 #undef VNP_R64
