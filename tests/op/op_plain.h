@@ -1,10 +1,25 @@
 /* SPDX-License-Identifier: MIT
  * What tests of the conformance suite share that put a table of their own over a host backend:
- * plain copies of tensors, so that the backend computes in FP32 what the suite sees narrower. */
+ * plain copies of tensors, so that the backend computes in FP32 what the suite sees narrower; runs
+ * of the suite over the table, and over one broken on purpose. */
 #ifndef VNP_OP_PLAIN_H
 #define VNP_OP_PLAIN_H
 
-#include "op_suite_frame.h"
+#include "op_suite.h"
+
+#include "ref/ref.h"
+
+static struct vnp_backend table; /* what the suite sees */
+static const struct vnp_backend *real;
+static bool is_narrow; /* narrower types on top of a backend of FP32 tensors: FP8 over ref */
+static int fault;      /* of the test's own; 0: none */
+static int n_lines;    /* of TAP */
+
+/* The test's: its ops, into `table`; of the suite's cases every n-th, 0: all. */
+static void put_ops(void);
+static int every_case(void);
+
+/* ---- plain copies of tensors ---------------------------------------------------------------- */
 
 static struct vnp_tensor plain(const struct vnp_tensor *t) {
     int64_t ld = VNP_ALIGN_UP(t->cols, 16);
@@ -35,6 +50,8 @@ static void narrowed(const struct vnp_tensor *x, struct vnp_tensor *out) {
         }
 }
 
+/* ---- runs ----------------------------------------------------------------------------------- */
+
 /* Sanitized, as with VNP_QUICK, some cases: it is the suite that is tried here, and the backends'
  * own tests go through all of theirs. */
 static bool is_short(void) {
@@ -43,6 +60,42 @@ static bool is_short(void) {
 #else
     return getenv("VNP_QUICK") != NULL;
 #endif
+}
+
+/* The cases of the suite that failed; -1: there were none to run. */
+static int run(const struct vnp_backend *b, enum vnp_precision precision, const char *only,
+               bool is_quick, FILE *out) {
+    int n_passed = 0, n_failed = 0;
+    struct op_suite_config config = {
+        .backend = &table,
+        .device = {.precision = precision,
+                   .n_threads = 2,
+                   .is_emulation = b == vnp_ref_backend() && precision != VNP_PREC_FP32},
+        .is_quick = is_quick,
+        .only = only,
+        .every = every_case(),
+        .out = out,
+    };
+    is_narrow = b == vnp_ref_backend() && precision == VNP_PREC_FP8;
+    real = b;
+    table = *b;
+    put_ops();
+    op_suite_run(&config, &n_passed, &n_failed);
+    n_lines += n_passed + n_failed;
+    return n_passed + n_failed == 0 ? -1 : n_failed;
+}
+
+/* A line: does the suite fail with this fault? 0 if it does. */
+static int must_fail(const char *what, int f, enum vnp_precision precision, const char *only) {
+    FILE *nowhere = fopen("/dev/null", "w");
+    fault = f;
+    int before = n_lines, n_failed = run(vnp_ref_backend(), precision, only, true, nowhere);
+    fault = 0;
+    n_lines = before + 1;
+    fclose(nowhere);
+    printf("%s %d - the suite catches %s, %d cases\n", n_failed > 0 ? "ok" : "not ok", n_lines,
+           what, n_failed);
+    return n_failed <= 0;
 }
 
 #endif
