@@ -83,6 +83,13 @@ __device__ __forceinline__ uint4 shared_get(uint32_t at) {
                  : "memory");
     return v;
 }
+/* The same for a whole warp, read by lane 0 alone: the lane that will say that its warp is done. */
+__device__ __forceinline__ uint4 shared_get_by_one(uint32_t at) {
+    uint4 v = make_uint4(0, 0, 0, 0);
+    if ((threadIdx.x & 31) == 0) v = shared_get(at);
+    return make_uint4(__shfl_sync(0xffffffffu, v.x, 0), __shfl_sync(0xffffffffu, v.y, 0),
+                      __shfl_sync(0xffffffffu, v.z, 0), __shfl_sync(0xffffffffu, v.w, 0));
+}
 __device__ __forceinline__ void shared_put(uint32_t at, uint4 v) {
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
                  "r"(v.w)
@@ -182,6 +189,7 @@ __device__ __forceinline__ void collect_codes(const float (&o)[8][4], const floa
                                               uint32_t rows, results *r) {
     int lane = static_cast<int>(threadIdx.x) & 31;
     uint32_t line = rows + place<64>(lane >> 2, 0), to = line + 2 * (lane & 3);
+    __syncwarp(); /* all lanes have read the queries that stood there */
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Rows of q, k and v by the copy engine of Hopper. A stage of shared memory has a barrier, whose
- * phase ends when its bytes have come, and a count of the warps that are done with it. */
+ * Rows of q, k and v by the copy engine of Hopper. A stage of shared memory has a barrier whose
+ * phase ends when its bytes have come, one whose phase ends when all warps are done with it, and a
+ * count that tells a warp whether it was the last. */
 #ifndef VNP_CUDA_ATTENTION_FETCH_CUH
 #define VNP_CUDA_ATTENTION_FETCH_CUH
 
@@ -13,10 +14,12 @@ namespace {
 __device__ __forceinline__ void count_init(uint32_t count) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(count), "r"(0) : "memory");
 }
-/* One thread of a warp: its warp is done, as the last of n? What the others did is done too. */
-__device__ __forceinline__ bool is_last(uint32_t count, uint32_t n) {
+/* One thread of a warp: its warp is done with a stage, as the last of n? The barrier orders what
+ * they did before what the last one does after waiting for it, which it need not wait for long. */
+__device__ __forceinline__ bool is_last(uint32_t done, uint32_t count, uint32_t n) {
     uint32_t before;
-    asm volatile("atom.acq_rel.cta.shared::cta.inc.u32 %0, [%1], %2;"
+    bar_arrive(done);
+    asm volatile("atom.relaxed.cta.shared::cta.inc.u32 %0, [%1], %2;"
                  : "=r"(before)
                  : "r"(count), "r"(n - 1)
                  : "memory");

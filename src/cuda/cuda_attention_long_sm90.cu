@@ -268,7 +268,7 @@ __device__ __forceinline__ void pass(uint32_t base, place_in_ring *at, int n) {
 
 /* What the feeding thread says of the unit in place i. */
 __device__ __forceinline__ uint4 unit_in(uint32_t base, int i) {
-    return shared_get(base + UNITS + i * 16);
+    return shared_get_by_one(base + UNITS + i * 16);
 }
 /* A warp's 16 queries of the unit in place i, and later its results. */
 __device__ __forceinline__ uint32_t rows_in(uint32_t base, int i) {
@@ -281,7 +281,7 @@ __device__ __forceinline__ void attend(const vnp_cuda_attention_args &p, const C
                                        uint32_t base, place_in_ring *ring, int i) {
     int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5, c = 0;
     uint4 unit = unit_in(base, i);
-    int len = same(static_cast<int>(unit.y)), n = (len + 63) / 64;
+    int len = static_cast<int>(unit.y), n = (len + 63) / 64;
     int mine = same(static_cast<int>(unit.z) + 16 * warp);
     uint64_t stages = operand(base + RING);
     place_in_ring at = *ring;
@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         int i = k & 1;
         bar_wait(queries_full(base, i), k >> 1 & 1);
         uint4 unit = unit_in(base, i);
-        int len = same(static_cast<int>(unit.y)), q0 = same(static_cast<int>(unit.z));
+        int len = static_cast<int>(unit.y), q0 = static_cast<int>(unit.z);
         if (len == 0) break;
         if (q0 + 64 * same(static_cast<int>(threadIdx.x) >> 7) < len)
             attend<T, ALIBI>(p, &map, base, &at, i);

@@ -149,10 +149,10 @@ __global__ void __launch_bounds__(128, BLOCKS)
 
 /* A ring of stages for four teams of four warps, who take its pairs in turn. A stage is always the
  * same team's: of a barrier's phases one can wait for the next, not for the one after. Behind the
- * ring notes of what a stage holds, a share for each warp; its barrier; how many warps are done
+ * ring notes of what a stage holds, a share for each warp; its barriers; how many warps are done
  * with it. */
 constexpr int TEAMS = 4, RING = 2 * TEAMS;
-constexpr int NOTES = RING * STAGE, BARS = NOTES + 64 * RING, RING_BYTES = BARS + 16 * RING;
+constexpr int NOTES = RING * STAGE, BARS = NOTES + 64 * RING, RING_BYTES = BARS + 24 * RING;
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 struct place_in_ring {
@@ -161,8 +161,9 @@ struct place_in_ring {
 
     __device__ __forceinline__ uint32_t data() const { return smem + stage * STAGE; }
     __device__ __forceinline__ uint32_t note() const { return smem + NOTES + 64 * stage; }
-    __device__ __forceinline__ uint32_t full() const { return smem + BARS + 16 * stage; }
-    __device__ __forceinline__ uint32_t n_done() const { return full() + 8; }
+    __device__ __forceinline__ uint32_t full() const { return smem + BARS + 24 * stage; }
+    __device__ __forceinline__ uint32_t done() const { return full() + 8; }
+    __device__ __forceinline__ uint32_t n_done() const { return full() + 16; }
     __device__ __forceinline__ void next(int n) {
         stage += n;
         if (stage >= RING) {
@@ -200,23 +201,20 @@ __device__ __forceinline__ void fill(const place_in_ring &r, const vnp_cuda_atte
     fetch_rows(to + 2 * ROWS * ROW, map, r.full(), 2 * n_heads + h, s.row);
 }
 
-/* The sums of a warp's 16 rows with the 16 N keys from `keys` on, of which the last group may end
- * earlier: there stands another sequence's, so the values become zeros. All warps of a sequence
- * write them; a warp reads its own. */
+/* Of two 16-bit numbers side by side, the first at column i: those beyond n become zeros. */
+__device__ __forceinline__ uint32_t mask_of(int i, int n) {
+    return i + 1 < n ? 0xffffffffu : i < n ? 0xffffu : 0u;
+}
+
+/* The sums of a warp's 16 rows with the 16 N keys from `keys` on, of which the last 16 may end
+ * earlier: there stands another sequence's, whose values become zeros in the registers. */
 template <int N, class T, bool ALIBI>
 __device__ __forceinline__ void attend_groups(float (&o)[8][4], float (&sum)[2], uint32_t rows,
                                               uint32_t keys, int len, float unit, float bend,
                                               float dist) {
-    int lane = static_cast<int>(threadIdx.x) & 31, n_zeros = (16 * N - len) * (ROW / 16);
+    int lane = static_cast<int>(threadIdx.x) & 31, key = 16 * (N - 1) + 2 * (lane & 3);
     uint32_t values = keys + ROWS * ROW, a[N][4], b[4];
     float s[2 * N][4];
-    if (n_zeros > 0) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (lane + 32 * i < n_zeros)
-                shared_put(values + len * ROW + 16 * (lane + 32 * i), make_uint4(0, 0, 0, 0));
-        __syncwarp();
-    }
     rows += place<64>(lane & 15, lane >> 4);
     keys += place<64>((lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
     values += place<64>(lane & 15, lane >> 4);
@@ -237,11 +235,16 @@ __device__ __forceinline__ void attend_groups(float (&o)[8][4], float (&sum)[2],
         }
     }
     soften_all<16 * N, T, ALIBI>(s, a, sum, len, unit, bend, dist);
+    uint32_t mask[2] = {mask_of(key, len), mask_of(key + 8, len)};
 #pragma unroll
     for (int c = 0; c < N; c++)
 #pragma unroll
         for (int d = 0; d < 4; d++) {
             ldmatrix4_turned((values ^ (d << 5)) + 16 * c * ROW, b);
+            if (c == N - 1) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) b[i] &= mask[i & 1];
+            }
             if (c == 0) {
                 mma_first(T(), o[2 * d], a[c], b[0], b[1]);
                 mma_first(T(), o[2 * d + 1], a[c], b[2], b[3]);
@@ -297,6 +300,7 @@ __global__ void __launch_bounds__(128 * TEAMS, 1)
     if (threadIdx.x == 0) {
         for (place_in_ring i = r; i.phase == 0; i.next(1)) {
             bar_init(i.full(), 4);
+            bar_init(i.done(), 4);
             count_init(i.n_done());
         }
         bars_show();
@@ -311,7 +315,7 @@ __global__ void __launch_bounds__(128 * TEAMS, 1)
     float per_scale = 1.0f / p.scale, to_log2 = p.scale * LOG2_E;
     for (;; r.next(TEAMS)) {
         bar_wait(r.full(), r.phase);
-        uint4 note = shared_get(r.note() + 16 * (warp & 3));
+        uint4 note = shared_get_by_one(r.note() + 16 * (warp & 3));
         share s = {static_cast<int>(note.x), static_cast<int>(note.y), static_cast<int>(note.z)};
         if (s.len < 0) break;
         share after = share_ahead(p, tile);
@@ -326,11 +330,11 @@ __global__ void __launch_bounds__(128 * TEAMS, 1)
         if (s.len > 0)
             attend_share<T, ALIBI>(r.data(), p, s, note.w, warp & 3, to_log2,
                                    ALIBI ? p.slopes[note.w] * per_scale : 0.0f, &out);
-        stores_show(); /* zeros and results, before the copy engine writes there */
+        stores_show(); /* results, before the copy engine writes there */
         __syncwarp();
-        bool has_all = lane == 0 && is_last(r.n_done(), 4);
+        bool has_all = lane == 0 && is_last(r.done(), r.n_done(), 4);
         if (__any_sync(0xffffffffu, has_all)) {
-            __syncwarp();
+            bar_wait(r.done(), r.phase);
             fill(r, p, f, after, next_head);
             __syncwarp();
         }

@@ -14,9 +14,9 @@ namespace {
 template <int GROUPS> struct whole {
     static constexpr int STAGES = GROUPS == 3 ? 3 : 2, ROWS = 64 * GROUPS;
     static constexpr int PLANE = ROWS * ROW, STAGE = 3 * PLANE, RING = STAGES * STAGE;
-    /* Behind the ring, for each stage, what it holds, its barrier, how many warps are done with
+    /* Behind the ring, for each stage, what it holds, its barriers, how many warps are done with
      * it; rotated beforehand only. */
-    static constexpr int NOTES = RING, BARS = NOTES + 16 * STAGES, BYTES = BARS + 16 * STAGES;
+    static constexpr int NOTES = RING, BARS = NOTES + 16 * STAGES, BYTES = BARS + 24 * STAGES;
     static constexpr int THREADS = 128 * GROUPS, BLOCKS = GROUPS == 3 ? 1 : 2;
 };
 
@@ -173,9 +173,10 @@ template <int GROUPS> struct ring {
         return smem + whole<GROUPS>::NOTES + 16 * stage;
     }
     __device__ __forceinline__ uint32_t full() const {
-        return smem + whole<GROUPS>::BARS + 16 * stage;
+        return smem + whole<GROUPS>::BARS + 24 * stage;
     }
-    __device__ __forceinline__ uint32_t n_done() const { return full() + 8; }
+    __device__ __forceinline__ uint32_t done() const { return full() + 8; }
+    __device__ __forceinline__ uint32_t n_done() const { return full() + 16; }
     __device__ __forceinline__ void next() {
         if (++stage == whole<GROUPS>::STAGES) {
             stage = 0;
@@ -257,9 +258,9 @@ __device__ __forceinline__ void attend_all(ring<GROUPS> r, const vnp_cuda_attent
     float unit = p.scale * LOG2_E, per_scale = 1.0f / p.scale;
     for (;; r.next()) {
         bar_wait(r.full(), r.phase);
-        uint4 note = shared_get(r.note());
-        int start = same(static_cast<int>(note.x)), len = same(static_cast<int>(note.y));
-        unsigned h = same(note.z);
+        uint4 note = shared_get_by_one(r.note());
+        int start = static_cast<int>(note.x), len = static_cast<int>(note.y);
+        unsigned h = note.z;
         uint32_t stage = same(r.data());
         if (len == 0) break;
         work after = {}; /* of one lane, so that nobody waits for it */
@@ -284,7 +285,10 @@ __device__ __forceinline__ void attend_all(ring<GROUPS> r, const vnp_cuda_attent
         if (mine < len) collect_rows<T>(o, sum, stage + mine * ROW, p, to, &out);
         stores_show(); /* zeros and results, before the copy engine writes there */
         __syncwarp();
-        if ((threadIdx.x & 31) == 0 && is_last(r.n_done(), 4 * GROUPS)) fill(r, p, f, after);
+        if ((threadIdx.x & 31) == 0 && is_last(r.done(), r.n_done(), 4 * GROUPS)) {
+            bar_wait(r.done(), r.phase);
+            fill(r, p, f, after);
+        }
         __syncwarp();
         store_rows(p, to, out);
     }
@@ -314,6 +318,7 @@ __global__ void __launch_bounds__(whole<GROUPS>::THREADS, whole<GROUPS>::BLOCKS)
     if (threadIdx.x == 0) {
         for (ring<GROUPS> i = r; i.phase == 0; i.next()) {
             bar_init(i.full(), 1);
+            bar_init(i.done(), 4 * GROUPS);
             count_init(i.n_done());
         }
         bars_show();
