@@ -249,8 +249,8 @@ struct vnp_backend {
                              struct vnp_attention_params *p, const struct vnp_tensor *a,
                              struct vnp_tensor *out);
     /* x = LN(x + a W^T + b), the end of a post-norm half layer. a [N][K] at the weight's site;
-     * x RESIDUAL [N][n_out], read and written; out_operand (may be NULL) as in layernorm. Every
-     * shape is served that linear and layernorm serve.
+     * x RESIDUAL [N][n_out], read and written; out_operand (may be NULL; may be a itself where
+     * K = n_out) as in layernorm. Every shape is served that linear and layernorm serve.
      * NULL: linear with VNP_EPI_RESIDUAL, then layernorm, serve. */
     vnp_status (*linear_norm)(struct vnp_exec *ex, const struct vnp_linear *w,
                               const struct vnp_norm_params *p, const struct vnp_tensor *a,

@@ -13,6 +13,7 @@ struct suite_linear_norm_case {
     bool has_operand, has_bias;
     float eps;
     enum vnp_dtype stored;
+    bool is_in_place; /* the operand is a itself */
 };
 
 /* What goes in: a [N][K] and x [N][D] as the device holds them, parameters and stored weights. */
@@ -104,7 +105,7 @@ static bool suite_linear_norm_open(struct suite *s, struct suite_side *side,
                                    struct suite_linear_norm_args *a) {
     a->in = suite_tensor(s, side, m->l.site, rows, m->c.n_in);
     a->x = suite_tensor(s, side, VNP_SITE_RESIDUAL, rows, m->c.d);
-    a->operand = suite_tensor(s, side, m->site_operand, rows, m->c.d);
+    a->operand = m->c.is_in_place ? a->in : suite_tensor(s, side, m->site_operand, rows, m->c.d);
     a->w = suite_linear_make(s, side, &m->l, m->w, m->bias);
     a->gamma = suite_const(s, side, 1, m->c.d, m->gamma);
     a->beta = suite_const(s, side, 1, m->c.d, m->beta);
@@ -145,12 +146,12 @@ static void suite_linear_norm_dut(struct suite *s, struct suite_linear_norm *m,
     suite_put(&a.in, m->a), suite_put(&a.x, m->x);
     free(m->a), free(m->x);
     m->a = suite_get(&a.in), m->x = suite_get(&a.x); /* as the device rounds them */
-    suite_freeze(&a.in);
+    if (!m->c.is_in_place) suite_freeze(&a.in);
     suite_ok(s, suite_linear_norm_call(s, m, &a), "linear_norm");
     r->x = suite_get(&a.x), r->x_dtype = a.x.t.dtype;
     r->operand = suite_get(&a.operand), r->operand_dtype = a.operand.t.dtype;
     r->scales = suite_get_scales(&a.operand);
-    suite_thaw(s, &a.in, "linear_norm's a");
+    if (!m->c.is_in_place) suite_thaw(s, &a.in, "linear_norm's a");
     suite_guards(s, &a.x, "x");
     if (!m->c.has_operand) a.operand.t.rows = 0;
     suite_operand_guards(s, &a.operand);
@@ -232,9 +233,10 @@ static void suite_linear_norm_operand(struct suite *s, const struct suite_linear
 }
 
 static void suite_linear_norm(struct suite *s, struct suite_linear_norm_case c) {
-    if (!suite_begin(s, "linear_norm N=%lld K=%lld D=%lld down=%d operand=%d bias=%d eps=%g %s",
+    if (!suite_begin(s, "linear_norm N=%lld K=%lld D=%lld down=%d operand=%d bias=%d eps=%g %s%s",
                      (long long)c.rows, (long long)c.n_in, (long long)c.d, c.is_down, c.has_operand,
-                     c.has_bias, (double)c.eps, vnp_dtype_name(c.stored)))
+                     c.has_bias, (double)c.eps, vnp_dtype_name(c.stored),
+                     c.is_in_place ? " in place" : ""))
         return;
     int length = (int)c.rows;
     struct suite_batch b = suite_batch(s, 1, &length, 33);

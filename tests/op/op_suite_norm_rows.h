@@ -219,7 +219,7 @@ static void suite_norm_product_check(struct suite *s, struct suite_linear_norm_a
 /* What a backend notes of an operand's rows beside the operand (their lengths bound results of
  * E4M3) must be of the rows that linear_norm wrote: others, much shorter, stood there before. */
 static void suite_norm_product(struct suite *s, int64_t rows, int64_t d) {
-    struct suite_linear_norm_case c = {rows, 64, d, false, true, true, 1e-5f, VNP_F32};
+    struct suite_linear_norm_case c = {rows, 64, d, false, true, true, 1e-5f, VNP_F32, false};
     struct suite_linear_case l = {
         rows, d, d, VNP_EPI_GELU, VNP_SITE_FFN_IN, VNP_SITE_FFN_MID, 1, false, VNP_F32};
     if (!suite_begin(s, "linear_norm and a product N=%lld D=%lld", (long long)rows, (long long)d))
@@ -251,7 +251,7 @@ static void suite_norm_product(struct suite *s, int64_t rows, int64_t d) {
 /* ---- refusals ------------------------------------------------------------------------------- */
 
 static void suite_norm_refusals(struct suite *s) {
-    struct suite_linear_norm_case c = {5, 32, 64, false, true, true, 1e-5f, VNP_F32};
+    struct suite_linear_norm_case c = {5, 32, 64, false, true, true, 1e-5f, VNP_F32, false};
     if (!suite_begin(s, "linear_norm refusals")) return;
     struct suite_company_of_rows r = {.b = {.cu = NULL}};
     if (suite_rows_open(s, c, 5, &r)) {
@@ -292,7 +292,26 @@ static struct suite_linear_norm_case suite_norm_case(int64_t rows, int64_t n_in,
                                            turn % 5 != 3,
                                            turn % 4 != 2,
                                            turn % 3 == 1 ? 1e-12f : 1e-5f,
-                                           stored[turn / 2 % 3]};
+                                           stored[turn / 2 % 3],
+                                           false};
+}
+
+/* A session's way: its attention and its feed-forward's operand are one piece of memory. */
+static void suite_norm_in_place(struct suite *s) {
+    const struct suite_side *dut = &s->dut;
+    if (dut->b->site_dtype(dut->dev, VNP_SITE_ATTN_OUT) !=
+        dut->b->site_dtype(dut->dev, VNP_SITE_FFN_IN))
+        return;
+    for (size_t i = 0; i < VNP_COUNT(suite_norm_rows_of); i++)
+        for (size_t k = 0; k < 3; k++) {
+            static const int64_t dims[] = {64, 388, 768};
+            struct suite_linear_norm_case c =
+                suite_norm_case(suite_norm_rows_of[i], dims[k], dims[k], i);
+            if (s->config->is_quick && (i + k) % 4) continue;
+            c.is_down = false;
+            c.has_operand = c.is_in_place = true;
+            suite_linear_norm(s, c);
+        }
 }
 
 static void suite_linear_norm_cases(struct suite *s) {
@@ -315,6 +334,7 @@ static void suite_linear_norm_cases(struct suite *s) {
             if (is_quick && r % 5 != 1) continue;
             suite_linear_norm(s, suite_norm_case(suite_norm_rows_of[r], k ? 3072 : 768, 768, r));
         }
+    suite_norm_in_place(s);
     for (size_t i = 0; i < VNP_COUNT(shapes) && !(is_quick && i == 2); i++) {
         struct suite_linear_norm_case c = suite_norm_case(0, shapes[i].n_in, shapes[i].d, i);
         c.has_operand = true;

@@ -25,6 +25,7 @@ enum {
     LARGE_SCALE,   /* of E4M3: results lose digits */
     SCALE_BESIDE,  /* of E4M3: of a row more */
     OLD_LENGTHS,   /* of E4M3: bounds of rows that stood in the operand before */
+    OPERAND_EARLY, /* the operand's first row is written before a has been read */
 };
 
 static float lengths[4096]; /* of the rows of the operand last written */
@@ -167,6 +168,8 @@ static vnp_status linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
     float gamma[1024];
     struct vnp_norm_params params = *p;
     VNP_TRY(vnp_op_check_linear(x->cols, a->cols, 0, VNP_EPI_RESIDUAL, a, x, n_tokens));
+    if (fault == OPERAND_EARLY && out_operand)
+        memset(row_of(out_operand, 0), 0, (size_t)x->cols * sizeof(float));
     VNP_TRY(wrong_sum(ex, w, a, x));
     VNP_TRY(vnp_op_check_norm(p, x, x, out_operand));
     memcpy(gamma, p->gamma, (size_t)x->cols * sizeof *gamma);
@@ -215,6 +218,7 @@ static int catches(void) {
     n_bad += must_fail("one wrong gamma", ONE_GAMMA, VNP_PREC_FP32, some);
     n_bad += must_fail("one wrong gamma in FP8", ONE_GAMMA, VNP_PREC_FP8, some);
     n_bad += must_fail("the operand of a sum", OPERAND_OF_X, VNP_PREC_FP32, some);
+    n_bad += must_fail("an operand before its time", OPERAND_EARLY, VNP_PREC_FP32, "in place");
     n_bad += must_fail("an x without its norm", X_LEFT, VNP_PREC_FP32, some);
     n_bad += must_fail("an x without its norm in FP8", X_LEFT, VNP_PREC_FP8, some);
     n_bad += must_fail("a column more", WRITES_BESIDE, VNP_PREC_FP32, some);
