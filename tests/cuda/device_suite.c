@@ -3,7 +3,7 @@
  * the CUDA plug-in on a real device. A program of its own, linked with nothing that a bare GPU
  * machine lacks; tools/cuda-device-suite runs it. Prints TAP lines; the last line is the sum.
  *
- * usage: vnp_cuda_suite PLUGIN ops PRECISION [quick] [ONLY]
+ * usage: vnp_cuda_suite PLUGIN ops PRECISION [quick|all [ONLY [I/N]]]    (I from 0)
  *        vnp_cuda_suite PLUGIN goldens FOLDER PRECISION...
  *        vnp_cuda_suite PLUGIN faults */
 #include "cuda/cuda.h"
@@ -299,6 +299,9 @@ int main(int argc, char **argv) {
         if (vnp_precision_parse(argv[3], &config.device.precision) != VNP_OK) return 64;
         config.is_quick = argc > 4 && strcmp(argv[4], "quick") == 0;
         if (argc > 5) config.only = argv[5];
+        if (argc > 6 && (sscanf(argv[6], "%d/%d", &config.first, &config.every) != 2 ||
+                         config.first < 0 || config.first >= config.every))
+            return 64;
         op_suite_run(&config, &n_good, &n_bad);
     } else if (strcmp(argv[2], "goldens") == 0 && argc > 4) {
         goldens(backend(), argv[3], argc - 4, argv + 4);

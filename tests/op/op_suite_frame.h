@@ -22,7 +22,8 @@ struct op_suite_config {
     uint64_t seed;
     bool is_quick;    /* a subset that takes seconds */
     const char *only; /* run only cases whose name contains this; NULL = all */
-    int every;        /* of these run every n-th; 0 = each */
+    int every;        /* of these run every n-th, from the first; 0 = each */
+    int first;        /* its index; below every */
     FILE *out;        /* NULL = stdout */
 };
 
@@ -112,7 +113,7 @@ static bool suite_begin(struct suite *s, const char *fmt, ...) {
     s->is_bad = false;
     s->worst = 0;
     if (s->config->only && !strstr(s->name, s->config->only)) return false;
-    return s->config->every < 2 || s->n_begun++ % s->config->every == 0;
+    return s->config->every < 2 || s->n_begun++ % s->config->every == s->config->first;
 }
 
 static void suite_end(struct suite *s) {
