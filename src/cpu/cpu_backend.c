@@ -281,6 +281,41 @@ static vnp_status embed(struct vnp_exec *ex, const struct vnp_embed_params *p,
     return VNP_OK;
 }
 
+/* ---- rows by token --------------------------------------------------------------------------- */
+
+struct of_tokens {
+    const struct vnp_tensor *table;
+    struct vnp_tensor *out;
+    const uint16_t *tokens;
+};
+
+static void of_tokens_task(void *ctx, int64_t task, int thread) {
+    const struct rows_job *job = ctx;
+    const struct of_tokens *a = job->args;
+    const size_t size = vnp_dtype_bytes(a->out->dtype), n = (size_t)a->out->cols * size;
+    const int64_t first = task * ROWS_PER_TASK, end = VNP_MIN(first + ROWS_PER_TASK, job->n_rows);
+    (void)thread;
+    for (int64_t row = first; row < end; row++)
+        memcpy((char *)a->out->data + (size_t)(row * a->out->ld) * size,
+               (const char *)a->table->data + (size_t)(a->tokens[row] * a->table->ld) * size, n);
+}
+
+/* Attention rotates: p stays as it is. */
+static vnp_status qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                struct vnp_attention_params *p, struct vnp_tensor *out) {
+    (void)p;
+    if (!ex->pack) return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: rows of tokens without a batch");
+    VNP_TRY(vnp_op_check_of_tokens(table, out, ex->pack->n_tokens));
+    VNP_TRY(vnp_op_check_tokens(ex->pack, table->rows));
+    if (table->dtype != out->dtype || table->scale || out->scale)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE, "cpu: rows of %s from a table of %s",
+                        vnp_dtype_name(out->dtype), vnp_dtype_name(table->dtype));
+    const struct of_tokens args = {table, out, ex->pack->tokens};
+    struct rows_job job = {ex->dev, &args, ex->pack->n_tokens};
+    vnp_cpu_run(ex->dev, (job.n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, of_tokens_task, &job);
+    return VNP_OK;
+}
+
 /* ---- layer norm ------------------------------------------------------------------------------ */
 
 static void norm_task(void *ctx, int64_t task, int thread) {
@@ -489,6 +524,7 @@ const struct vnp_backend *vnp_cpu_backend(void) {
         .embed = embed,
         .layernorm = layernorm,
         .linear = vnp_cpu_linear,
+        .qkv_of_tokens = qkv_of_tokens,
         .attention = attention,
         .pool = pool,
         .classify = classify,

@@ -103,6 +103,7 @@ static void norm_destroy(const struct vnp_encoder *e, const struct vnp_model_nor
 
 void vnp_encoder_destroy(struct vnp_encoder *e) {
     if (!e) return;
+    e->b->exec_destroy(e->first_ex);
     for (int64_t l = 0; e->layers && l < e->spec.n_layers; l++) {
         struct vnp_model_layer *layer = &e->layers[l];
         e->b->linear_destroy(e->dev, layer->qkv);
@@ -243,6 +244,7 @@ static vnp_status enqueue(struct vnp_encoder_session *s, const struct vnp_pack *
     struct vnp_encoder_want w = *want;
     if (w.layer < 0) w.layer = s->e->spec.n_layers;
     set_rows(s, pack);
+    s->is_by_token = is_esm2 && vnp_esm2_is_by_token(s->e, pack);
     VNP_TRY(b->batch_begin(s->ex, pack));
     VNP_TRY(is_esm2 ? vnp_esm2_run(s, &w) : vnp_dnabert_run(s, &w));
     if (w.is_logits) return b->read_f32(s->ex, &s->logits, out);

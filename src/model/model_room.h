@@ -28,6 +28,11 @@ struct vnp_encoder {
     struct vnp_model_norm lm_norm;
     int64_t n_bytes;
     struct vnp_model_layer *layers; /* [L] */
+    /* ESM-2: the first layer's QKV product of each token, [V][3D], and the context it lies in; NULL
+     * where the backend has no qkv_of_tokens. <mask> has none: with it a whole sequence's
+     * embeddings are scaled otherwise. */
+    struct vnp_exec *first_ex;
+    struct vnp_tensor first_qkv;
 };
 
 /* The memory plan. Three tensors of a layer are never alive together (the operand of the QKV
@@ -46,6 +51,7 @@ struct vnp_encoder_session {
     struct vnp_tensor ffn_mid;  /* [N][F] */
     struct vnp_tensor pooled;   /* [S][D] f32 */
     struct vnp_tensor logits;   /* [N][V] f32, with a masked-LM head only */
+    bool is_by_token;           /* of the pack: first_qkv serves */
 };
 
 /* Before each layer: CANCELED when the caller no longer wants the answer. */
@@ -88,6 +94,7 @@ vnp_status vnp_model_linear(struct vnp_encoder *e, const struct vnp_checkpoint *
 
 vnp_status vnp_esm2_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
 vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
+bool vnp_esm2_is_by_token(const struct vnp_encoder *e, const struct vnp_pack *pack);
 vnp_status vnp_dnabert_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
 vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
 

@@ -354,6 +354,16 @@ vnp_status vnp_op_check_embed(const struct vnp_embed_params *p, const struct vnp
     return check_tensor("embed", "result", out, n_tokens, out ? out->cols : 0);
 }
 
+vnp_status vnp_op_check_of_tokens(const struct vnp_tensor *table, const struct vnp_tensor *out,
+                                  int64_t n_tokens) {
+    if (table->rows < 1 || out->rows != n_tokens || out->cols != table->cols)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                        "rows of tokens: [%lld][%lld] of a table [%lld][%lld] for %lld tokens",
+                        (long long)out->rows, (long long)out->cols, (long long)table->rows,
+                        (long long)table->cols, (long long)n_tokens);
+    return VNP_OK;
+}
+
 vnp_status vnp_op_check_norm(const struct vnp_norm_params *p, const struct vnp_tensor *x,
                              const struct vnp_tensor *out_residual,
                              const struct vnp_tensor *out_operand) {

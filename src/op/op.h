@@ -187,7 +187,7 @@ struct vnp_classifier_params {
 
 /* ---- the backend --------------------------------------------------------------------------- */
 
-#define VNP_BACKEND_VERSION 4
+#define VNP_BACKEND_VERSION 5
 
 /* One struct of function pointers a backend, constant, returned by vnp_<name>_backend().
  * Ops on an exec run in call order and may be asynchronous; exec_wait makes results visible and
@@ -248,6 +248,12 @@ struct vnp_backend {
     vnp_status (*linear_qkv)(struct vnp_exec *ex, const struct vnp_linear *w,
                              struct vnp_attention_params *p, const struct vnp_tensor *a,
                              struct vnp_tensor *out);
+    /* out[n] = table[tokens[n]], a product before attention whose operand depends on the token
+     * alone. table [V][n_out], V > every token of the batch: what linear left for each token, in
+     * F32 where the backend has linear_qkv, at QKV where not; out as linear_qkv's, bit by bit, and
+     * p likewise. NULL: the product serves. */
+    vnp_status (*qkv_of_tokens)(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                struct vnp_attention_params *p, struct vnp_tensor *out);
     /* x = LN(x + a W^T + b), the end of a post-norm half layer. a [N][K] at the weight's site;
      * x RESIDUAL [N][n_out], read and written; out_operand (may be NULL; may be a itself where
      * K = n_out) as in layernorm. Every shape is served that linear and layernorm serve.
@@ -314,6 +320,8 @@ vnp_status vnp_op_check_norm(const struct vnp_norm_params *p, const struct vnp_t
 vnp_status vnp_op_check_linear(int64_t n_out, int64_t n_in, int64_t gate_rows,
                                enum vnp_epilogue epi, const struct vnp_tensor *a,
                                const struct vnp_tensor *out, int64_t n_tokens) VNP_WARN_UNUSED;
+vnp_status vnp_op_check_of_tokens(const struct vnp_tensor *table, const struct vnp_tensor *out,
+                                  int64_t n_tokens) VNP_WARN_UNUSED;
 vnp_status vnp_op_check_pool(const struct vnp_pool_params *p, const struct vnp_tensor *x,
                              const struct vnp_tensor *out, int64_t n_tokens,
                              int64_t n_seqs) VNP_WARN_UNUSED;

@@ -226,6 +226,10 @@ static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                struct vnp_tensor *out) {
     return marked(ex, OP_QKV, profiled->real->linear_qkv(ex, w, p, a, out));
 }
+static vnp_status p_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                  struct vnp_attention_params *p, struct vnp_tensor *out) {
+    return marked(ex, OP_QKV, profiled->real->qkv_of_tokens(ex, table, p, out));
+}
 /* The norm's time is the product's too. */
 static vnp_status p_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
                                 const struct vnp_norm_params *p, const struct vnp_tensor *a,
@@ -249,6 +253,7 @@ static struct vnp_backend marking_table(const struct vnp_backend *real) {
     t.layernorm = p_norm;
     t.linear = p_linear;
     if (t.linear_qkv) t.linear_qkv = p_linear_qkv;
+    if (t.qkv_of_tokens) t.qkv_of_tokens = p_qkv_of_tokens;
     if (t.linear_norm) t.linear_norm = p_linear_norm;
     t.attention = p_attention;
     t.pool = p_pool;

@@ -16,6 +16,7 @@
 #define VNP_OP_SUITE_H
 
 #include "op_suite_company.h"
+#include "op_suite_of_tokens.h"
 
 /* ---- the lists ----------------------------------------------------------------------------- */
 
@@ -184,6 +185,7 @@ static int op_suite_run(const struct op_suite_config *config, int *n_passed, int
     suite_linear_cases_large(&s);
     suite_attention_cases(&s);
     suite_qkv_cases(&s);
+    suite_of_tokens_cases(&s);
     suite_linear_norm_cases(&s);
     for (int is_plain = 1; is_plain >= 0; is_plain--) {
         suite_company(&s, 64, 2, 128, false, is_plain, false);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The suite's cases of linear_qkv, tried on backends that have none of their own: the host backends
-// behind a table whose linear_qkv is their linear, turned here and rounded. Also such as keep
-// activations in E4M3 with a scale a sequence. Then the same broken on purpose, which the suite
-// must catch. No test framework: the suite prints TAP itself.
+// The suite's cases of linear_qkv and of qkv_of_tokens, tried on backends that have none that turn:
+// the host backends behind a table whose linear_qkv is their linear, turned here and rounded. Also
+// such as keep activations in E4M3 with a scale a sequence. Then the same broken on purpose, which
+// the suite must catch. No test framework: the suite prints TAP itself.
 #include "op_plain.h"
 
 #include "cpu/cpu.h"
@@ -20,6 +20,13 @@ enum {
     LARGE_SCALE,    /* of E4M3: results lose digits */
     PACK_SCALE,     /* of E4M3: one for the pack */
     LEAK_OF_VALUES, /* 0 times the next sequence's */
+    NEXT_TOKEN,     /* of the table the row behind */
+    TOKEN_PLACE,    /* of the table the row of the token's place */
+    ONE_BIT,        /* of a row of the table another */
+    WRITES_BESIDE,  /* qkv has a column more */
+    ROWS_TURN_BACK, /* as above, but in the rows of a table alone */
+    ROWS_OF_PACK,
+    ROWS_TURN_TWICE,
 };
 
 static const struct vnp_pack *pack; /* in flight */
@@ -58,24 +65,53 @@ static void turn_head(const struct vnp_attention_params *p, int64_t t, float *x)
     }
 }
 
+/* y, turned, to out. */
+static void put_turned(struct vnp_attention_params *p, struct vnp_tensor *y,
+                       struct vnp_tensor *out) {
+    int64_t n_parts = fault == TURNS_VALUES ? 3 : 2;
+    for (int64_t s = 0; p->has_rotary && s < pack->n_seqs; s++)
+        for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
+            for (int64_t h = 0; h < n_parts * p->n_heads; h++) {
+                int64_t t = fault == PACK_POSITION ? row : row - pack->cu_seqlens[s];
+                turn_head(p, t + (fault == LATE_POSITION),
+                          (float *)y->data + row * y->ld + h * p->head_dim);
+            }
+    narrowed(y, out);
+}
+
 static vnp_status turning_linear(struct vnp_exec *ex, const struct vnp_linear *w,
                                  struct vnp_attention_params *p, const struct vnp_tensor *a,
                                  struct vnp_tensor *out) {
     struct vnp_tensor wide = is_narrow ? widened(a) : *a, y = plain(out);
     vnp_status status = real->linear(ex, w, VNP_EPI_NONE, &wide, &y);
-    int64_t n_parts = fault == TURNS_VALUES ? 3 : 2;
-    for (int64_t s = 0; status == VNP_OK && p->has_rotary && s < pack->n_seqs; s++)
-        for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
-            for (int64_t h = 0; h < n_parts * p->n_heads; h++) {
-                int64_t t = fault == PACK_POSITION ? row : row - pack->cu_seqlens[s];
-                turn_head(p, t + (fault == LATE_POSITION),
-                          (float *)y.data + row * y.ld + h * p->head_dim);
-            }
-    if (status == VNP_OK) narrowed(&y, out);
+    if (status == VNP_OK) put_turned(p, &y, out);
     if (fault != TURNS_TWICE) p->has_rotary = false;
     if (is_narrow) vnp_free_aligned(wide.data);
     vnp_free_aligned(y.data);
     return status;
+}
+
+static vnp_status turning_rows(struct vnp_exec *ex, const struct vnp_tensor *rows,
+                               struct vnp_attention_params *p, struct vnp_tensor *out) {
+    struct vnp_tensor y = plain(out);
+    int was = fault;
+    (void)ex;
+    VNP_TRY(vnp_op_check_of_tokens(rows, out, pack->n_tokens));
+    for (int64_t n = 0; n < out->rows; n++) {
+        int64_t of = fault == TOKEN_PLACE ? n % rows->rows : pack->tokens[n];
+        if (fault == NEXT_TOKEN) of = (of + 1) % rows->rows;
+        float *to = (float *)y.data + n * y.ld;
+        memcpy(to, (const float *)rows->data + of * rows->ld, (size_t)y.cols * sizeof *to);
+        if (fault == ONE_BIT && n + 1 == out->rows) to[0] = nextafterf(to[0], 1e9f);
+    }
+    if (fault == ROWS_TURN_BACK) fault = TURNS_BACK; /* these rows alone */
+    if (fault == ROWS_OF_PACK) fault = PACK_POSITION;
+    put_turned(p, &y, out);
+    fault = was;
+    if (fault == WRITES_BESIDE) ((float *)out->data)[out->cols] = 0;
+    if (fault != ROWS_TURN_TWICE) p->has_rotary = false;
+    vnp_free_aligned(y.data);
+    return VNP_OK;
 }
 
 /* E4M3 by the largest value of a sequence. */
@@ -118,6 +154,7 @@ static void put_ops(void) {
     table.batch_begin = begin;
     table.tensor_create = make_tensor;
     table.linear_qkv = turning_linear;
+    table.qkv_of_tokens = turning_rows;
     table.attention = narrow_attention;
 }
 static int every_case(void) {
@@ -140,6 +177,13 @@ static int catches(void) {
     n_bad += must_fail("a scale of the pack", PACK_SCALE, VNP_PREC_FP8, "neighbours H=2 Dh=16");
     n_bad += must_fail("0 times the neighbour", LEAK_OF_VALUES, VNP_PREC_FP8, "neighbours");
     n_bad += must_fail("0 times the neighbour", LEAK_OF_VALUES, VNP_PREC_FP32, "neighbours");
+    n_bad += must_fail("the next token's row", NEXT_TOKEN, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("the place's row", TOKEN_PLACE, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("another bit in one row", ONE_BIT, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("a column more", WRITES_BESIDE, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("rows turned backwards", ROWS_TURN_BACK, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("rows by the pack's places", ROWS_OF_PACK, VNP_PREC_FP32, "qkv_of_tokens");
+    n_bad += must_fail("rows to be turned again", ROWS_TURN_TWICE, VNP_PREC_FP32, "qkv_of_tokens");
     return n_bad;
 }
 
@@ -156,6 +200,8 @@ int main(void) {
         if (i != 1 && strstr(vnp_cpu_features(), "avx512-bf16"))
             n_bad |= run(cpu, VNP_PREC_BF16, kinds[i], true, NULL);
     }
+    n_bad |= run(ref, VNP_PREC_FP32, "qkv_of_tokens", true, NULL);
+    if (!is_quick) n_bad |= run(ref, VNP_PREC_FP16, "qkv_of_tokens", true, NULL);
     if (!is_quick) n_bad |= catches(); /* about the suite, not about memory */
     printf("1..%d\n", n_lines);
     return n_bad != 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// model: DNABERT-S over a host backend whose linear_norm is its own linear and layernorm gives the
-// bits that it gives over the backend without one, every token of them; ESM-2 never asks for it.
+// model: ops that a backend may lack change no bit. DNABERT-S over a host backend whose linear_norm
+// is its own linear and layernorm gives the bits that it gives over the backend without one, every
+// token of them; ESM-2 never asks for it. ESM-2 with and without qkv_of_tokens likewise, <mask> or
+// not; DNABERT-S never asks for that.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +16,7 @@
 static struct vnp_backend table; /* the backend with the op */
 static const struct vnp_backend *real;
 static int n_layernorms, n_linear_norms, n_last; /* last: without an operand */
+static int n_of_tokens;
 
 static vnp_status layernorm(struct vnp_exec *ex, const struct vnp_norm_params *p,
                             const struct vnp_tensor *x, struct vnp_tensor *out_residual,
@@ -29,6 +32,12 @@ static vnp_status linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
     n_last += !out_operand;
     VNP_TRY(real->linear(ex, w, VNP_EPI_RESIDUAL, a, x));
     return real->layernorm(ex, p, x, x, out_operand);
+}
+
+static vnp_status qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *rows_of,
+                                struct vnp_attention_params *p, struct vnp_tensor *out) {
+    n_of_tokens++;
+    return real->qkv_of_tokens(ex, rows_of, p, out);
 }
 
 static const struct vnp_backend *with_op(void) {
@@ -49,9 +58,10 @@ static bool begin(const struct golden_row *row, struct golden_row *with) {
     table = *real;
     table.layernorm = layernorm;
     table.linear_norm = linear_norm;
+    if (real->qkv_of_tokens) table.qkv_of_tokens = qkv_of_tokens;
     *with = *row;
     with->backend = with_op;
-    n_layernorms = n_linear_norms = n_last = 0;
+    n_layernorms = n_linear_norms = n_last = n_of_tokens = 0;
     return true;
 }
 
@@ -68,9 +78,11 @@ static struct model random_open(const struct golden_row *row, const struct vnp_m
     return m;
 }
 
-/* One pack of sequences of 1 to 40 tokens through both; returns whether the bits are the same. */
+/* One pack of sequences of 1 to 40 tokens, below n_tokens each, through both; returns whether the
+ * bits are the same. */
 static bool is_same(const struct golden_row *row, const struct golden_row *with,
-                    const struct vnp_model_spec *spec, const struct vnp_encoder_want *want) {
+                    const struct vnp_model_spec *spec, int n_tokens,
+                    const struct vnp_encoder_want *want) {
     enum { N = 12 };
     static const int lengths[N] = {17, 1, 40, 3, 33, 32, 31, 2, 8, 16, 5, 29};
     uint16_t tokens[512];
@@ -78,7 +90,7 @@ static bool is_same(const struct golden_row *row, const struct golden_row *with,
     uint64_t seed = 3;
     for (int s = 0; s < N; s++) cu[s + 1] = cu[s] + lengths[s];
     for (int i = 0; i < cu[N]; i++)
-        tokens[i] = (uint16_t)(support_random(&seed) % (unsigned)spec->n_vocab);
+        tokens[i] = (uint16_t)(support_random(&seed) % (unsigned)n_tokens);
     struct model a = random_open(row, spec), b = random_open(with, spec);
     float *x = model_run(&a, tokens, cu, N, 512, want),
           *y = model_run(&b, tokens, cu, N, 512, want);
@@ -109,12 +121,13 @@ static void test_random(void **state) {
                                               .norm_eps = 1e-12f};
                 struct vnp_encoder_want want = {.layer = layer, .pool = VNP_POOL_NONE};
                 if (!begin(&rows[i], &with)) continue;
-                if (!is_same(&rows[i], &with, &spec, &want))
+                if (!is_same(&rows[i], &with, &spec, 100, &want))
                     fail_msg("%s: D = %d, other vectors", rows[i].name, (int)spec.n_hidden);
                 int n = layer < 0 ? (int)spec.n_layers : layer;
                 assert_int_equal(n_layernorms, 1); /* the embeddings' */
                 assert_int_equal(n_linear_norms, 2 * n);
                 assert_int_equal(n_last, n > 0);
+                assert_int_equal(n_of_tokens, 0);
             }
 }
 
@@ -131,9 +144,46 @@ static void test_esm2(void **state) {
     struct vnp_encoder_want want = {.layer = -1, .pool = VNP_POOL_NONE};
     (void)state;
     assert_true(begin(&rows[0], &with));
-    assert_true(is_same(&rows[0], &with, &spec, &want));
+    assert_true(is_same(&rows[0], &with, &spec, 33, &want));
     assert_int_equal(n_linear_norms, 0);
     assert_true(n_layernorms > 0);
+}
+
+static const struct vnp_backend *without_op(void) {
+    static struct vnp_backend plain;
+    plain = *real;
+    plain.qkv_of_tokens = NULL;
+    return &plain;
+}
+
+/* With and without token dropout; in packs with <mask>, whose sequence is scaled, and without. */
+static void test_by_token(void **state) {
+    static const int64_t shapes[][4] = {{1, 64, 4, 96}, {3, 96, 3, 384}, {2, 120, 5, 200}};
+    int n_asked = 0;
+    (void)state;
+    for (size_t i = 0; i < VNP_COUNT(rows); i++)
+        for (int k = 0; k < 3 * 2 * 2 * 3; k++) {
+            const struct golden_row *row = &rows[i];
+            const int64_t *shape = shapes[k / 12];
+            bool has_dropout = k % 2, has_masks = k / 2 % 2;
+            struct golden_row with, without = *row;
+            struct vnp_model_spec spec = {.kind = VNP_MODEL_ESM2,
+                                          .n_layers = shape[0],
+                                          .n_hidden = shape[1],
+                                          .n_heads = shape[2],
+                                          .n_ffn = shape[3],
+                                          .n_vocab = 33,
+                                          .has_token_dropout = has_dropout,
+                                          .norm_eps = 1e-5f};
+            struct vnp_encoder_want want = {.layer = k / 4 % 3 - 1, .pool = VNP_POOL_NONE};
+            if (!begin(row, &with) || !real->qkv_of_tokens) continue;
+            without.backend = without_op;
+            if (!is_same(&without, &with, &spec, has_masks ? 33 : 32, &want))
+                fail_msg("%s: D = %d, case %d, other vectors", row->name, (int)spec.n_hidden, k);
+            assert_int_equal(n_of_tokens, want.layer != 0 && !(has_dropout && has_masks));
+            n_asked += n_of_tokens;
+        }
+    assert_true(n_asked > 0);
 }
 
 /* ---- goldens -------------------------------------------------------------------------------- */
@@ -168,7 +218,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_esm2),
+        cmocka_unit_test(test_by_token),
         cmocka_unit_test(test_goldens),
     };
-    return cmocka_run_group_tests_name("linear_norm", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("optional ops", tests, NULL, NULL);
 }
