@@ -93,10 +93,10 @@ static vnp_status turning_linear(struct vnp_exec *ex, const struct vnp_linear *w
 
 static vnp_status turning_rows(struct vnp_exec *ex, const struct vnp_tensor *rows,
                                struct vnp_attention_params *p, struct vnp_tensor *out) {
-    struct vnp_tensor y = plain(out);
-    int was = fault;
     (void)ex;
     VNP_TRY(vnp_op_check_of_tokens(rows, out, pack->n_tokens));
+    struct vnp_tensor y = plain(out);
+    int was = fault;
     for (int64_t n = 0; n < out->rows; n++) {
         int64_t of = fault == TOKEN_PLACE ? n % rows->rows : pack->tokens[n];
         if (fault == NEXT_TOKEN) of = (of + 1) % rows->rows;
