@@ -76,7 +76,7 @@ vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encod
     const struct vnp_encoder *e = s->e;
     struct vnp_embed_params embed = {
         .table = e->table, .type_row = e->type_row, .vocab = e->spec.n_vocab};
-    struct vnp_norm_params embed_norm = {e->embed_norm.gamma, e->embed_norm.beta, e->spec.norm_eps};
+    struct vnp_norm_params embed_norm = vnp_model_norm_params(e, &e->embed_norm);
     VNP_TRY(e->b->embed(s->ex, &embed, &s->x));
     VNP_TRY(
         e->b->layernorm(s->ex, &embed_norm, &s->x, &s->x, want->layer > 0 ? &s->attn_in : NULL));

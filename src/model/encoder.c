@@ -228,11 +228,10 @@ static void set_rows(struct vnp_encoder_session *s, const struct vnp_pack *pack)
     s->pooled.rows = pack->n_seqs;
 }
 
-/* After a failure nothing of the pack may stay in flight. */
-static vnp_status drained(struct vnp_encoder_session *s, vnp_status status) {
+vnp_status vnp_model_drained(const struct vnp_backend *b, struct vnp_exec *ex, vnp_status status) {
     if (status == VNP_OK) return VNP_OK;
     struct vnp_error first = *vnp_error_last();
-    (void)!s->e->b->exec_wait(s->ex);
+    (void)!b->exec_wait(ex);
     vnp_error_set(&first);
     return status;
 }
@@ -244,9 +243,8 @@ static vnp_status enqueue(struct vnp_encoder_session *s, const struct vnp_pack *
     struct vnp_encoder_want w = *want;
     if (w.layer < 0) w.layer = s->e->spec.n_layers;
     set_rows(s, pack);
-    s->is_by_token = is_esm2 && vnp_esm2_is_by_token(s->e, pack);
     VNP_TRY(b->batch_begin(s->ex, pack));
-    VNP_TRY(is_esm2 ? vnp_esm2_run(s, &w) : vnp_dnabert_run(s, &w));
+    VNP_TRY(is_esm2 ? vnp_esm2_run(s, pack, &w) : vnp_dnabert_run(s, &w));
     if (w.is_logits) return b->read_f32(s->ex, &s->logits, out);
     if (w.pool == VNP_POOL_NONE) return b->read_f32(s->ex, &s->x, out);
     struct vnp_pool_params p = {.kind = w.pool};
@@ -263,7 +261,7 @@ vnp_status vnp_encoder_submit(struct vnp_encoder_session *s, const struct vnp_pa
     VNP_TRY(check_want(s->e, want));
     VNP_TRY(vnp_op_check_pack(pack, s->max_tokens, s->max_seqs));
     VNP_TRY(vnp_op_check_tokens(pack, s->e->spec.n_vocab));
-    return drained(s, enqueue(s, pack, want, out));
+    return vnp_model_drained(s->e->b, s->ex, enqueue(s, pack, want, out));
 }
 
 vnp_status vnp_encoder_wait(struct vnp_encoder_session *s) {
@@ -299,5 +297,5 @@ static vnp_status enqueue_products(struct vnp_encoder_session *s, const struct v
 
 vnp_status vnp_encoder_submit_products(struct vnp_encoder_session *s, const struct vnp_pack *pack) {
     VNP_TRY(vnp_op_check_pack(pack, s->max_tokens, s->max_seqs));
-    return drained(s, enqueue_products(s, pack));
+    return vnp_model_drained(s->e->b, s->ex, enqueue_products(s, pack));
 }

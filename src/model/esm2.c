@@ -46,18 +46,22 @@ static vnp_status load_lm_head(struct vnp_encoder *e, const struct vnp_checkpoin
     return VNP_OK;
 }
 
-static vnp_status norm_in(struct vnp_exec *ex, const struct vnp_encoder *e,
-                          const struct vnp_model_norm *n, const struct vnp_tensor *x,
-                          struct vnp_tensor *out_residual, struct vnp_tensor *out_operand) {
-    struct vnp_norm_params p = {n->gamma, n->beta, e->spec.norm_eps};
-    return e->b->layernorm(ex, &p, x, out_residual, out_operand);
-}
-
 static struct vnp_embed_params embedding(const struct vnp_encoder *e) {
     return (struct vnp_embed_params){.table = e->table,
                                      .vocab = e->spec.n_vocab,
                                      .has_token_dropout = e->spec.has_token_dropout,
                                      .mask_id = MASK_ID};
+}
+
+static vnp_status enqueue_first(struct vnp_encoder *e, const struct vnp_pack *pack,
+                                struct vnp_tensor *x, struct vnp_tensor *a) {
+    const struct vnp_backend *b = e->b;
+    struct vnp_embed_params embed = embedding(e);
+    struct vnp_norm_params norm = vnp_model_norm_params(e, &e->layers[0].attn_norm);
+    VNP_TRY(b->batch_begin(e->first_ex, pack));
+    VNP_TRY(b->embed(e->first_ex, &embed, x));
+    VNP_TRY(b->layernorm(e->first_ex, &norm, x, NULL, a));
+    return b->linear(e->first_ex, e->layers[0].qkv, VNP_EPI_NONE, a, &e->first_qkv);
 }
 
 /* Every token as a sequence of its own; another one in the place of <mask>, which nobody asks for.
@@ -66,19 +70,14 @@ static vnp_status fill_first(struct vnp_encoder *e, struct vnp_tensor *x, struct
     uint16_t tokens[MAX_BY_TOKEN];
     int32_t cu[MAX_BY_TOKEN + 1] = {0};
     int64_t n = e->spec.n_vocab;
-    struct vnp_pack pack = {n, n, 1, tokens, cu};
-    struct vnp_embed_params p = embedding(e);
+    struct vnp_pack pack = {n, n, 1, tokens, cu}; /* borrowed until the wait */
     for (int i = 0; i < (int)n; i++) {
         tokens[i] = (uint16_t)(e->spec.has_token_dropout && i == MASK_ID ? 0 : i);
         cu[i + 1] = i + 1;
     }
     x->rows = a->rows = e->first_qkv.rows = n;
-    VNP_TRY(e->b->batch_begin(e->first_ex, &pack));
-    VNP_TRY(e->b->embed(e->first_ex, &p, x));
-    VNP_TRY(norm_in(e->first_ex, e, &e->layers[0].attn_norm, x, NULL, a));
-    vnp_status status = e->b->linear(e->first_ex, e->layers[0].qkv, VNP_EPI_NONE, a, &e->first_qkv);
-    vnp_status waited = e->b->exec_wait(e->first_ex); /* the pack is borrowed until then */
-    return status != VNP_OK ? status : waited;
+    VNP_TRY(vnp_model_drained(e->b, e->first_ex, enqueue_first(e, &pack, x, a)));
+    return e->b->exec_wait(e->first_ex);
 }
 
 static vnp_status load_first(struct vnp_encoder *e) {
@@ -96,7 +95,8 @@ static vnp_status load_first(struct vnp_encoder *e) {
     return fill_first(e, &x, &a);
 }
 
-bool vnp_esm2_is_by_token(const struct vnp_encoder *e, const struct vnp_pack *pack) {
+/* Does first_qkv serve the pack? */
+static bool is_by_token(const struct vnp_encoder *e, const struct vnp_pack *pack) {
     if (!e->first_ex) return false;
     for (int64_t i = 0; e->spec.has_token_dropout && i < pack->n_tokens; i++)
         if (pack->tokens[i] == MASK_ID) return false;
@@ -116,11 +116,12 @@ vnp_status vnp_esm2_load(struct vnp_encoder *e, const struct vnp_checkpoint *c) 
 
 static vnp_status norm(struct vnp_encoder_session *s, const struct vnp_model_norm *n,
                        struct vnp_tensor *out_residual, struct vnp_tensor *out_operand) {
-    return norm_in(s->ex, s->e, n, &s->x, out_residual, out_operand);
+    struct vnp_norm_params p = vnp_model_norm_params(s->e, n);
+    return s->e->b->layernorm(s->ex, &p, &s->x, out_residual, out_operand);
 }
 
 static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_model_layer *layer,
-                            bool is_by_token) {
+                            bool has_first) {
     const struct vnp_backend *b = s->e->b;
     int64_t n_heads = s->e->spec.n_heads, head_dim = s->e->spec.n_hidden / n_heads;
     struct vnp_attention_params attention = {.n_heads = n_heads,
@@ -128,7 +129,7 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
                                              .scale = (float)(1 / sqrt((double)head_dim)),
                                              .has_rotary = true,
                                              .freq_dtype = s->e->spec.freq_dtype};
-    if (is_by_token) {
+    if (has_first) {
         VNP_TRY(b->qkv_of_tokens(s->ex, &s->e->first_qkv, &attention, &s->qkv));
     } else {
         VNP_TRY(norm(s, &layer->attn_norm, NULL, &s->attn_in));
@@ -143,13 +144,14 @@ static vnp_status run_layer(struct vnp_encoder_session *s, const struct vnp_mode
 
 /* Leaves the representation asked for in x, or the logits in theirs. The residual stream lends its
  * memory to the head's middle: nobody needs it any more. */
-vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want) {
+vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_pack *pack,
+                        const struct vnp_encoder_want *want) {
     const struct vnp_encoder *e = s->e;
     struct vnp_embed_params embed = embedding(e);
     VNP_TRY(e->b->embed(s->ex, &embed, &s->x));
     for (int64_t l = 0; l < want->layer; l++) {
         VNP_TRY(vnp_model_go_on(want));
-        VNP_TRY(run_layer(s, &e->layers[l], l == 0 && s->is_by_token));
+        VNP_TRY(run_layer(s, &e->layers[l], l == 0 && is_by_token(e, pack)));
     }
     if (want->layer < e->spec.n_layers) return VNP_OK;
     if (!want->is_logits) return norm(s, &e->final_norm, &s->x, NULL);

@@ -51,13 +51,20 @@ struct vnp_encoder_session {
     struct vnp_tensor ffn_mid;  /* [N][F] */
     struct vnp_tensor pooled;   /* [S][D] f32 */
     struct vnp_tensor logits;   /* [N][V] f32, with a masked-LM head only */
-    bool is_by_token;           /* of the pack: first_qkv serves */
 };
 
 /* Before each layer: CANCELED when the caller no longer wants the answer. */
 static inline vnp_status vnp_model_go_on(const struct vnp_encoder_want *want) {
     if (!want->is_abandoned || !atomic_load(want->is_abandoned)) return VNP_OK;
     return vnp_fail(VNP_CANCELED, VNP_FROM_NONE, "the batch was abandoned");
+}
+
+/* After a failure nothing of a pack may stay in flight; the failure stays the last error. */
+vnp_status vnp_model_drained(const struct vnp_backend *b, struct vnp_exec *ex, vnp_status status);
+
+static inline struct vnp_norm_params vnp_model_norm_params(const struct vnp_encoder *e,
+                                                           const struct vnp_model_norm *n) {
+    return (struct vnp_norm_params){n->gamma, n->beta, e->spec.norm_eps};
 }
 
 /* The QKV product of a layer; q and k leave it rotated where the backend does that. */
@@ -76,7 +83,7 @@ static inline vnp_status vnp_encoder_linear_norm(struct vnp_encoder_session *s,
                                                  const struct vnp_tensor *a,
                                                  struct vnp_tensor *out_operand) {
     const struct vnp_backend *b = s->e->b;
-    struct vnp_norm_params p = {n->gamma, n->beta, s->e->spec.norm_eps};
+    struct vnp_norm_params p = vnp_model_norm_params(s->e, n);
     if (b->linear_norm) return b->linear_norm(s->ex, w, &p, a, &s->x, out_operand);
     VNP_TRY(b->linear(s->ex, w, VNP_EPI_RESIDUAL, a, &s->x));
     return b->layernorm(s->ex, &p, &s->x, &s->x, out_operand);
@@ -93,8 +100,8 @@ vnp_status vnp_model_linear(struct vnp_encoder *e, const struct vnp_checkpoint *
                             enum vnp_site site, struct vnp_linear **out);
 
 vnp_status vnp_esm2_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
-vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
-bool vnp_esm2_is_by_token(const struct vnp_encoder *e, const struct vnp_pack *pack);
+vnp_status vnp_esm2_run(struct vnp_encoder_session *s, const struct vnp_pack *pack,
+                        const struct vnp_encoder_want *want);
 vnp_status vnp_dnabert_load(struct vnp_encoder *e, const struct vnp_checkpoint *c);
 vnp_status vnp_dnabert_run(struct vnp_encoder_session *s, const struct vnp_encoder_want *want);
 
