@@ -99,12 +99,11 @@ static void suite_of_tokens_dut(struct suite *s, const struct suite_of_tokens *m
 }
 
 static void suite_of_tokens(struct suite *s, struct suite_qkv_case c, int64_t n_vocab) {
-    static const char *const positions[] = {"none", "alibi", "rotary", "rotary-f16"};
     const struct suite_attention_case *at = &c.at;
     if (!suite_begin(s, "qkv_of_tokens V=%lld H=%lld Dh=%lld K=%lld %s S=%d first=%d bias=%d %s",
                      (long long)n_vocab, (long long)at->n_heads, (long long)at->head_dim,
-                     (long long)c.n_in, positions[at->positions], at->n_seqs, at->lengths[0],
-                     c.has_bias, vnp_dtype_name(c.stored)))
+                     (long long)c.n_in, suite_position_names[at->positions], at->n_seqs,
+                     at->lengths[0], c.has_bias, vnp_dtype_name(c.stored)))
         return;
     struct suite_batch b = suite_batch(s, at->n_seqs, at->lengths, (int)n_vocab);
     int64_t n_out = 3 * at->n_heads * at->head_dim;
@@ -113,7 +112,7 @@ static void suite_of_tokens(struct suite *s, struct suite_qkv_case c, int64_t n_
     m.w32 = suite_normals(s, n_out * c.n_in, (float)(1 / sqrt((double)c.n_in)));
     m.w = suite_stored(c.stored, n_out * c.n_in, m.w32);
     m.bias = suite_stored(c.stored, n_out, m.bias32);
-    for (int64_t h = 0; h < at->n_heads; h++) m.slopes[h] = (float)exp2(-(double)h - 1);
+    suite_slopes(at->n_heads, m.slopes);
     if (suite_exec(s, &b.pack, VNP_MAX(c.n_in, n_out))) suite_of_tokens_dut(s, &m, &b);
     suite_exec_end(s);
     free(m.a), free(m.w32), free(m.bias32), free(m.w), free(m.bias);

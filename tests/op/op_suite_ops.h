@@ -294,6 +294,11 @@ static void suite_linear(struct suite *s, struct suite_linear_case c) {
 /* ---- attention ----------------------------------------------------------------------------- */
 
 enum suite_positions { SUITE_NONE, SUITE_ALIBI, SUITE_ROTARY, SUITE_ROTARY_F16 };
+static const char *const suite_position_names[] = {"none", "alibi", "rotary", "rotary-f16"};
+
+static void suite_slopes(int64_t n_heads, float *slopes) {
+    for (int64_t h = 0; h < n_heads; h++) slopes[h] = (float)exp2(-(double)h - 1);
+}
 
 static bool suite_is_rotary(enum suite_positions p) {
     return p == SUITE_ROTARY || p == SUITE_ROTARY_F16;
@@ -436,17 +441,16 @@ static float *suite_qkv(struct suite *s, const struct suite_attention_case *c,
 }
 
 static void suite_attention(struct suite *s, struct suite_attention_case c) {
-    static const char *const positions[] = {"none", "alibi", "rotary", "rotary-f16"};
     if (!suite_begin(s, "attention H=%lld Dh=%lld %s S=%d first=%d size=%g equal=%d",
-                     (long long)c.n_heads, (long long)c.head_dim, positions[c.positions], c.n_seqs,
-                     c.lengths[0], (double)c.size, c.is_equal))
+                     (long long)c.n_heads, (long long)c.head_dim, suite_position_names[c.positions],
+                     c.n_seqs, c.lengths[0], (double)c.size, c.is_equal))
         return;
     struct suite_batch b = suite_batch(s, c.n_seqs, c.lengths, 33);
     int64_t d = c.n_heads * c.head_dim, n = b.pack.n_tokens;
     float *qkv = suite_qkv(s, &c, &b), *got[2] = {NULL, NULL}, slopes[64];
     double *err = calloc((size_t)(n * d), sizeof *err);
     enum vnp_dtype dtype = VNP_F32;
-    for (int64_t h = 0; h < c.n_heads; h++) slopes[h] = (float)exp2(-(double)h - 1);
+    suite_slopes(c.n_heads, slopes);
     if (suite_exec(s, &b.pack, 3 * d)) {
         struct suite_side *sides[2] = {&s->dut, &s->ref}; /* the device first: it rounds qkv */
         for (int i = 0; i < 2 && !s->is_bad; i++) {

@@ -193,12 +193,11 @@ static void suite_qkv_compare(struct suite *s, const struct suite_qkv_case *c,
 }
 
 static void suite_linear_qkv(struct suite *s, struct suite_qkv_case c) {
-    static const char *const positions[] = {"none", "alibi", "rotary", "rotary-f16"};
     const struct suite_attention_case *at = &c.at;
     if (!suite_begin(s, "linear_qkv H=%lld Dh=%lld K=%lld %s S=%d first=%d parts=%d bias=%d %s",
                      (long long)at->n_heads, (long long)at->head_dim, (long long)c.n_in,
-                     positions[at->positions], at->n_seqs, at->lengths[0], c.n_parts, c.has_bias,
-                     vnp_dtype_name(c.stored)))
+                     suite_position_names[at->positions], at->n_seqs, at->lengths[0], c.n_parts,
+                     c.has_bias, vnp_dtype_name(c.stored)))
         return;
     struct suite_batch b = suite_batch(s, at->n_seqs, at->lengths, 33);
     int64_t n = b.pack.n_tokens, n_out = 3 * at->n_heads * at->head_dim;
@@ -208,7 +207,7 @@ static void suite_linear_qkv(struct suite *s, struct suite_qkv_case c) {
     suite_qkv_operands(&c, &b, a, w32);
     char *w = suite_stored(c.stored, n_out * c.n_in, w32);
     char *bias = suite_stored(c.stored, n_out, bias32);
-    for (int64_t h = 0; h < at->n_heads; h++) slopes[h] = (float)exp2(-(double)h - 1);
+    suite_slopes(at->n_heads, slopes);
     if (suite_exec(s, &b.pack, VNP_MAX(c.n_in, n_out))) {
         suite_qkv_dut(s, &c, n, a, w, bias, slopes, &dut);
         if (!s->is_bad) suite_qkv_ref(s, &c, n, a, w, bias, slopes, &dut, &ref);
@@ -353,7 +352,7 @@ static void suite_neighbours(struct suite *s, int64_t n_heads, int64_t head_dim,
     for (int64_t row = 0; row < n; row++) m.a[row * d] = m.a[row * d + 1] = 0;
     for (int64_t j = 0; j < 3 * d; j++)
         w[j * d] = j / d == 1 ? 8.0f : 0.0f, w[j * d + 1] = j / d == 2 ? 8.0f : 0.0f;
-    for (int64_t h = 0; h < n_heads; h++) slopes[h] = (float)exp2(-(double)h - 1);
+    suite_slopes(n_heads, slopes);
     if (suite_exec(s, &m.b.pack, 3 * d)) {
         float *sl = suite_const(s, &s->dut, 1, n_heads, slopes);
         struct vnp_attention_params p = suite_qkv_params(&at, sl);

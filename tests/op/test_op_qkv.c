@@ -51,14 +51,15 @@ static vnp_status make_tensor(struct vnp_exec *ex, enum vnp_site site, int64_t m
     return VNP_OK;
 }
 
-static void turn_head(const struct vnp_attention_params *p, int64_t t, float *x) {
+/* A head at position t, wrong as `how` says. */
+static void turn_head(const struct vnp_attention_params *p, int how, int64_t t, float *x) {
     int64_t half = p->head_dim / 2;
-    enum vnp_dtype type = fault == FREQUENCIES ? VNP_F32 : p->freq_dtype;
+    enum vnp_dtype type = how == FREQUENCIES ? VNP_F32 : p->freq_dtype;
     for (int64_t i = 0; i < half; i++) {
-        float *x1 = fault == WRONG_PARTNER ? x + 2 * i : x + i;
-        float *x2 = fault == WRONG_PARTNER ? x1 + 1 : x1 + half;
+        float *x1 = how == WRONG_PARTNER ? x + 2 * i : x + i;
+        float *x2 = how == WRONG_PARTNER ? x1 + 1 : x1 + half;
         double angle = (double)t * vnp_op_rotary_freq(i, p->head_dim, type);
-        double c = cos(angle), s = fault == TURNS_BACK ? -sin(angle) : sin(angle);
+        double c = cos(angle), s = how == TURNS_BACK ? -sin(angle) : sin(angle);
         double a = (double)*x1, b = (double)*x2;
         *x1 = (float)(a * c - b * s);
         *x2 = (float)(b * c + a * s);
@@ -66,14 +67,14 @@ static void turn_head(const struct vnp_attention_params *p, int64_t t, float *x)
 }
 
 /* y, turned, to out. */
-static void put_turned(struct vnp_attention_params *p, struct vnp_tensor *y,
+static void put_turned(const struct vnp_attention_params *p, int how, struct vnp_tensor *y,
                        struct vnp_tensor *out) {
-    int64_t n_parts = fault == TURNS_VALUES ? 3 : 2;
+    int64_t n_parts = how == TURNS_VALUES ? 3 : 2;
     for (int64_t s = 0; p->has_rotary && s < pack->n_seqs; s++)
         for (int64_t row = pack->cu_seqlens[s]; row < pack->cu_seqlens[s + 1]; row++)
             for (int64_t h = 0; h < n_parts * p->n_heads; h++) {
-                int64_t t = fault == PACK_POSITION ? row : row - pack->cu_seqlens[s];
-                turn_head(p, t + (fault == LATE_POSITION),
+                int64_t t = how == PACK_POSITION ? row : row - pack->cu_seqlens[s];
+                turn_head(p, how, t + (how == LATE_POSITION),
                           (float *)y->data + row * y->ld + h * p->head_dim);
             }
     narrowed(y, out);
@@ -84,7 +85,7 @@ static vnp_status turning_linear(struct vnp_exec *ex, const struct vnp_linear *w
                                  struct vnp_tensor *out) {
     struct vnp_tensor wide = is_narrow ? widened(a) : *a, y = plain(out);
     vnp_status status = real->linear(ex, w, VNP_EPI_NONE, &wide, &y);
-    if (status == VNP_OK) put_turned(p, &y, out);
+    if (status == VNP_OK) put_turned(p, fault, &y, out);
     if (fault != TURNS_TWICE) p->has_rotary = false;
     if (is_narrow) vnp_free_aligned(wide.data);
     vnp_free_aligned(y.data);
@@ -96,7 +97,7 @@ static vnp_status turning_rows(struct vnp_exec *ex, const struct vnp_tensor *row
     (void)ex;
     VNP_TRY(vnp_op_check_of_tokens(rows, out, pack->n_tokens));
     struct vnp_tensor y = plain(out);
-    int was = fault;
+    int how = fault == ROWS_TURN_BACK ? TURNS_BACK : fault == ROWS_OF_PACK ? PACK_POSITION : fault;
     for (int64_t n = 0; n < out->rows; n++) {
         int64_t of = fault == TOKEN_PLACE ? n % rows->rows : pack->tokens[n];
         if (fault == NEXT_TOKEN) of = (of + 1) % rows->rows;
@@ -104,10 +105,7 @@ static vnp_status turning_rows(struct vnp_exec *ex, const struct vnp_tensor *row
         memcpy(to, (const float *)rows->data + of * rows->ld, (size_t)y.cols * sizeof *to);
         if (fault == ONE_BIT && n + 1 == out->rows) to[0] = nextafterf(to[0], 1e9f);
     }
-    if (fault == ROWS_TURN_BACK) fault = TURNS_BACK; /* these rows alone */
-    if (fault == ROWS_OF_PACK) fault = PACK_POSITION;
-    put_turned(p, &y, out);
-    fault = was;
+    put_turned(p, how, &y, out);
     if (fault == WRITES_BESIDE) ((float *)out->data)[out->cols] = 0;
     if (fault != ROWS_TURN_TWICE) p->has_rotary = false;
     vnp_free_aligned(y.data);
