@@ -319,6 +319,10 @@ static vnp_status p_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                struct vnp_tensor *out) {
     return marked(ex, OP_QKV, profile.real->linear_qkv(ex, w, p, a, out));
 }
+static vnp_status p_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                  struct vnp_attention_params *p, struct vnp_tensor *out) {
+    return marked(ex, OP_QKV, profile.real->qkv_of_tokens(ex, table, p, out));
+}
 /* The norm's time is the product's too. */
 static vnp_status p_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
                                 const struct vnp_norm_params *p, const struct vnp_tensor *a,
@@ -343,6 +347,7 @@ static const struct vnp_backend *profiled(const struct vnp_backend *real) {
     profile.table.layernorm = p_norm;
     profile.table.linear = p_linear;
     profile.table.linear_qkv = p_linear_qkv;
+    profile.table.qkv_of_tokens = p_qkv_of_tokens;
     profile.table.linear_norm = p_linear_norm;
     profile.table.attention = p_attention;
     profile.table.pool = p_pool;

@@ -66,6 +66,10 @@ static vnp_status linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                              struct vnp_tensor *out) {
     return tell(vnp_cuda_op_linear_qkv(ex, w, p, a, out));
 }
+static vnp_status qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                struct vnp_attention_params *p, struct vnp_tensor *out) {
+    return tell(vnp_cuda_op_qkv_of_tokens(ex, table, p, out));
+}
 static vnp_status linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
                               const struct vnp_norm_params *p, const struct vnp_tensor *a,
                               struct vnp_tensor *x, struct vnp_tensor *out_operand) {
@@ -109,6 +113,7 @@ const struct vnp_backend *vnp_cuda_backend(void) {
         .layernorm = layernorm,
         .linear = linear,
         .linear_qkv = linear_qkv,
+        .qkv_of_tokens = qkv_of_tokens,
         .linear_norm = linear_norm,
         .attention = attention,
         .pool = pool,

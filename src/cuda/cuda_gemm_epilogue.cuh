@@ -232,9 +232,6 @@ __device__ __forceinline__ turns read_turns(const gemm_consts &c, const place &p
     }
     return t;
 }
-__device__ __forceinline__ float turned(float x, float partner, float cos, float sin) {
-    return fmaf(partner, sin, __fmul_rn(x, cos));
-}
 /* y: a thread's columns 8q .. of a block of 64 and those 32 further, col the block's first:
  * (x1, x2) -> (x1 c - x2 s, x2 c + x1 s) by heads of 2 half. The partner of a column is the
  * thread's own in heads of 64, a neighbour's in its quad in others. */

@@ -82,6 +82,11 @@ __device__ __forceinline__ float e4m3_to_f32(uint8_t v) {
     return __half2float(__half(__nv_cvt_fp8_to_halfraw(v, __NV_E4M3)));
 }
 
+/* One of a rotated pair. */
+__device__ __forceinline__ float turned(float x, float partner, float cos, float sin) {
+    return fmaf(partner, sin, __fmul_rn(x, cos));
+}
+
 /* 16-bit types as template tags. */
 struct tag_f16 {
     static __device__ __forceinline__ uint32_t pack2(float a, float b) { return pack2_f16(a, b); }

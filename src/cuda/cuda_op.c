@@ -257,6 +257,11 @@ static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim, enum vnp_dt
     return VNP_OK;
 }
 
+/* Heads that are rotated before attention, where that is done. */
+static bool can_turn(const struct vnp_attention_params *p) {
+    return p->has_rotary && (p->head_dim == 16 || p->head_dim == 32 || p->head_dim == 64);
+}
+
 /* Rotates in the product's epilogue where the kernel has the head size; in FP8 it finds the largest
  * |v| of every sequence besides, with which attention can write E4M3 at once. */
 vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
@@ -272,7 +277,7 @@ vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *
             (long long)w->n_out, (long long)p->n_heads, (long long)dh, (long long)a->rows,
             (long long)ex->n_tokens);
     bool has_kernel = ex->dev->has_wgmma && g.in_dtype != VNP_F32 && out->dtype != VNP_F32;
-    bool turns = has_kernel && p->has_rotary && (dh == 16 || dh == 32 || dh == 64);
+    bool turns = has_kernel && can_turn(p);
     bool has_top = has_kernel && a->dtype == VNP_E4M3 && dh == 64;
     ex->top_of = NULL;
     if (!turns && !has_top) return run_gemm(ex, &g);
@@ -289,6 +294,45 @@ vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *
         VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
     }
     VNP_TRY(run_gemm(ex, &g));
+    if (has_top) ex->top_of = out->data;
+    if (turns) p->has_rotary = false;
+    return VNP_OK;
+}
+
+vnp_status vnp_cuda_op_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                     struct vnp_attention_params *p, struct vnp_tensor *out) {
+    int64_t dh = p->head_dim, dim = p->n_heads * dh;
+    VNP_TRY(vnp_op_check_of_tokens(table, out, ex->n_tokens));
+    if (out->cols != 3 * dim || out->cols % 4 != 0 || table->dtype != VNP_F32)
+        return vnp_fail(VNP_INVAL, VNP_FROM_NONE,
+                        "cuda: a table of %s of %lld columns for %lld heads of %lld",
+                        vnp_dtype_name(table->dtype), (long long)table->cols, (long long)p->n_heads,
+                        (long long)dh);
+    bool has_kernel = ex->dev->has_wgmma && out->dtype != VNP_F32;
+    bool turns = has_kernel && can_turn(p);
+    bool has_top = has_kernel && ex->dev->precision == VNP_PREC_FP8 && dh == 64;
+    struct vnp_cuda_of_tokens_args a = {.table = table->data,
+                                        .tokens = ex->d_tokens,
+                                        .row_start = ex->d_row_start,
+                                        .out = out->data,
+                                        .n_rows = out->rows,
+                                        .n_cols = out->cols,
+                                        .n_vocab = table->rows,
+                                        .ld_table = table->ld,
+                                        .ld_out = out->ld,
+                                        .head_dim = dh,
+                                        .dtype = out->dtype};
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    ex->top_of = NULL;
+    if (turns) {
+        VNP_TRY(fill_rotary(ex, dh, p->freq_dtype));
+        a.rotary = ex->rotary;
+    }
+    if (has_top) {
+        a.v_top = ex->v_top;
+        VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
+    }
+    VNP_CUDA(vnp_cuda_of_tokens(&a, ex->stream));
     if (has_top) ex->top_of = out->data;
     if (turns) p->has_rotary = false;
     return VNP_OK;

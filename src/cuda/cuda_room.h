@@ -72,6 +72,17 @@ struct vnp_cuda_embed_args {
     bool has_token_dropout;
 };
 
+struct vnp_cuda_of_tokens_args {
+    const float *table;       /* [V][3D] */
+    const uint16_t *tokens;   /* [N] */
+    const int32_t *row_start; /* [N] first token of a row's sequence */
+    const float2 *rotary;     /* [max position][head_dim / 2] {cos, sin} or NULL */
+    void *out;                /* [N][3D] dtype */
+    float *v_top;             /* [N] zeros before, or NULL: a sequence's at its first row */
+    int64_t n_rows, n_cols, n_vocab, ld_table, ld_out, head_dim;
+    enum vnp_dtype dtype; /* F32, F16, BF16 */
+};
+
 struct vnp_cuda_pool_args {
     const float *x;            /* [N][D] */
     const int32_t *cu_seqlens; /* [S+1] */
@@ -140,6 +151,7 @@ struct vnp_cuda_gemm_args {
 
 cudaError_t vnp_cuda_layernorm(const struct vnp_cuda_norm_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_embed(const struct vnp_cuda_embed_args *p, cudaStream_t stream);
+cudaError_t vnp_cuda_of_tokens(const struct vnp_cuda_of_tokens_args *p, cudaStream_t stream);
 cudaError_t vnp_cuda_pool(const struct vnp_cuda_pool_args *p, cudaStream_t stream);
 /* row_start, row_len [N] from cu_seqlens. */
 cudaError_t vnp_cuda_row_map(const int32_t *cu_seqlens, int64_t n_seqs, int32_t *row_start,
@@ -304,6 +316,8 @@ vnp_status vnp_cuda_op_linear(struct vnp_exec *ex, const struct vnp_linear *w,
 vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                   struct vnp_attention_params *p, const struct vnp_tensor *a,
                                   struct vnp_tensor *out);
+vnp_status vnp_cuda_op_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tensor *table,
+                                     struct vnp_attention_params *p, struct vnp_tensor *out);
 vnp_status vnp_cuda_op_linear_norm(struct vnp_exec *ex, const struct vnp_linear *w,
                                    const struct vnp_norm_params *p, const struct vnp_tensor *a,
                                    struct vnp_tensor *x, struct vnp_tensor *out_operand);
