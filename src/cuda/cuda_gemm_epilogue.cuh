@@ -36,6 +36,11 @@ template <int OUT> __device__ __forceinline__ uint32_t pack2(float a, float b) {
     return OUT == OUT_BF16 ? pack2_bf16(a, b) : pack2_f16(a, b);
 }
 
+template <int OUT> __device__ __forceinline__ uint4 pack8(const float (&y)[8]) {
+    return make_uint4(pack2<OUT>(y[0], y[1]), pack2<OUT>(y[2], y[3]), pack2<OUT>(y[4], y[5]),
+                      pack2<OUT>(y[6], y[7]));
+}
+
 /* A lane's results side by side, aligned to their size. */
 template <int OUT, int N>
 __device__ __forceinline__ void store_span(void *out, int64_t at, const float (&y)[N], float inv) {
@@ -49,9 +54,7 @@ __device__ __forceinline__ void store_span(void *out, int64_t at, const float (&
         *reinterpret_cast<uint2 *>(static_cast<uint8_t *>(out) + at) =
             make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
     } else {
-        *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(out) + at) =
-            make_uint4(pack2<OUT>(y[0], y[1]), pack2<OUT>(y[2], y[3]), pack2<OUT>(y[4], y[5]),
-                       pack2<OUT>(y[6], y[7]));
+        *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(out) + at) = pack8<OUT>(y);
     }
 }
 
@@ -68,59 +71,8 @@ __device__ __forceinline__ void store_one(void *out, int64_t at, float y, float 
 
 /* Where a warpgroup writes: its thread's row (and the row 8 below), the tile's first column. */
 struct place {
-    int group, row, col0, turn;
+    int group, row, col0;
 };
-
-/* The COLS results of a thread's row i (0, or 1: the row 8 below) in group g of weight rows. */
-template <class IN, int EPI, int OUT, bool IS_CUT>
-__device__ __forceinline__ void write_span(const float (&acc)[128], const gemm_consts &c,
-                                           const place &p, const row_pair &rows, int g, int i,
-                                           const float (&bias)[deal_of<EPI, OUT>::SPAN],
-                                           const float (&scale)[deal_of<EPI, OUT>::SPAN]) {
-    using deal = deal_of<EPI, OUT>;
-    constexpr int SPAN = deal::SPAN, COLS = deal::COLS;
-    int at = p.col0 + deal::ROWS * g + SPAN * (static_cast<int>(threadIdx.x) & 3);
-    float y[COLS];
-#pragma unroll
-    for (int x = 0; x < SPAN; x++) {
-        float sum = acc[4 * (deal::BLOCKS * g + x / 2) + 2 * i + x % 2];
-        float v = finish<IN>(sum, bias[x], scale[x], rows, i);
-        if (EPI == VNP_CUDA_EPI_GELU || (EPI == VNP_CUDA_EPI_GEGLU && x < COLS))
-            v = OUT == OUT_E4M3 ? gelu_coarse(v) : gelu_fast(v);
-        if (x < COLS)
-            y[x] = v;
-        else
-            y[x - COLS] *= v;
-    }
-    int row = p.row + 8 * i;
-    int64_t to = row * c.ld_out + (EPI == VNP_CUDA_EPI_GEGLU ? at / 2 : at);
-    if (IS_CUT) {
-#pragma unroll
-        for (int x = 0; x < COLS; x++)
-            if (row < c.m && at + x < c.n) store_one<OUT>(c.out, to + x, y[x], rows.inv[i]);
-    } else if (row < c.m && at < c.n) {
-        store_span<OUT, COLS>(c.out, to, y, rows.inv[i]);
-    }
-}
-
-/* A warpgroup's part of a tile, from its registers to memory. */
-template <class IN, int EPI, int OUT, bool IS_CUT>
-__device__ __forceinline__ void write_tile(const float (&acc)[128], const gemm_consts &c,
-                                           const place &p, const row_pair &rows, const ring &r) {
-    using deal = deal_of<EPI, OUT>;
-    constexpr int SPAN = deal::SPAN;
-    uint32_t q = threadIdx.x & 3, consts = r.smem + layout<IN, EPI>::CONSTS +
-                                           p.turn * layout<IN, EPI>::A_CONST + q * SPAN * 4;
-#pragma unroll
-    for (int g = 0; g < TILE_N / deal::ROWS; g++) {
-        float bias[SPAN] = {}, scale[SPAN] = {};
-        if (c.bias) load_span<SPAN>(consts + g * deal::ROWS * 4, bias);
-        if (IN::HAS_SCALE) load_span<SPAN>(consts + CONST_BYTES + g * deal::ROWS * 4, scale);
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            write_span<IN, EPI, OUT, IS_CUT>(acc, c, p, rows, g, i, bias, scale);
-    }
-}
 
 template <int N> __device__ __forceinline__ void wait_boxes() {
     if ((threadIdx.x & 31) == 0)
@@ -142,6 +94,119 @@ __device__ __forceinline__ void store_shared4(uint32_t at, const float (&y)[4]) 
                  : "memory");
 }
 
+/* A warp's boxes of results, 16 rows x 128 bytes; from them the copy engine clips what lies
+ * outside. */
+template <class IN, int EPI, int OUT> struct boxes_of {
+    using lay = layout<IN, EPI>;
+    static constexpr int A_BOX = staged<IN, EPI, OUT>::A_BOX;
+    uint32_t at, line, q;
+
+    __device__ __forceinline__ explicit boxes_of(const ring &r)
+        : at(r.smem + lay::BOXES + ((threadIdx.x >> 5) - 4) * (lay::N_BOXES * lay::BOX)),
+          line((threadIdx.x & 31) >> 2), q(threadIdx.x & 3) {}
+    /* Eight columns of row line + 8 i, in block g of 32. */
+    __device__ __forceinline__ void put(int g, int i, const float (&y)[8], float inv) const {
+        uint32_t row = at + g / A_BOX * lay::BOX + (line + 8 * i) * 128;
+        if (OUT == OUT_E4M3) {
+            uint32_t to = row + (((g % 4 * 2 + (q >> 1)) ^ line) << 4) + (q & 1) * 8, v[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) v[k] = pack2_e4m3(y[2 * k] * inv, y[2 * k + 1] * inv);
+            asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(v[0] | v[1] << 16),
+                         "r"(v[2] | v[3] << 16)
+                         : "memory");
+        } else {
+            uint4 v = pack8<OUT>(y);
+            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(
+                             row + (((g % 2 * 4 + q) ^ line) << 4)),
+                         "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                         : "memory");
+        }
+    }
+    /* Block g has been put: where its box is whole, that goes to the result's column col + .. */
+    __device__ __forceinline__ void send(const CUtensorMap *map, const place &p, int g,
+                                         int col) const {
+        if (g % A_BOX != A_BOX - 1) return;
+        stores_show();
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0)
+            asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group"
+                         " [%0, {%2, %3}], [%1];\ncp.async.bulk.commit_group;" ::"l"(map),
+                         "r"(at + g / A_BOX * lay::BOX), "r"(col + g / A_BOX * A_BOX * 32),
+                         "r"(p.row - static_cast<int>(line))
+                         : "memory");
+    }
+};
+
+/* The COLS results of a thread's row i (0, or 1: the row 8 below) in group g of weight rows. */
+template <class IN, int EPI, int OUT>
+__device__ __forceinline__ void span_of(const float (&acc)[128], const row_pair &rows, int g, int i,
+                                        const float (&bias)[deal_of<EPI, OUT>::SPAN],
+                                        const float (&scale)[deal_of<EPI, OUT>::SPAN],
+                                        float (&y)[deal_of<EPI, OUT>::COLS]) {
+    using deal = deal_of<EPI, OUT>;
+    constexpr int SPAN = deal::SPAN, COLS = deal::COLS;
+#pragma unroll
+    for (int x = 0; x < SPAN; x++) {
+        float sum = acc[4 * (deal::BLOCKS * g + x / 2) + 2 * i + x % 2];
+        float v = finish<IN>(sum, bias[x], scale[x], rows, i);
+        if (EPI == VNP_CUDA_EPI_GELU || (EPI == VNP_CUDA_EPI_GEGLU && x < COLS))
+            v = OUT == OUT_E4M3 ? gelu_coarse(v) : gelu_fast(v);
+        if (x < COLS)
+            y[x] = v;
+        else
+            y[x - COLS] *= v;
+    }
+}
+/* Those, to memory. */
+template <class IN, int EPI, int OUT, bool IS_CUT>
+__device__ __forceinline__ void write_span(const gemm_consts &c, const place &p,
+                                           const row_pair &rows, int g, int i,
+                                           const float (&y)[deal_of<EPI, OUT>::COLS]) {
+    using deal = deal_of<EPI, OUT>;
+    constexpr int COLS = deal::COLS;
+    int at = p.col0 + deal::ROWS * g + deal::SPAN * (static_cast<int>(threadIdx.x) & 3);
+    int row = p.row + 8 * i;
+    int64_t to = row * c.ld_out + (EPI == VNP_CUDA_EPI_GEGLU ? at / 2 : at);
+    if (IS_CUT) {
+#pragma unroll
+        for (int x = 0; x < COLS; x++)
+            if (row < c.m && at + x < c.n) store_one<OUT>(c.out, to + x, y[x], rows.inv[i]);
+    } else if (row < c.m && at < c.n) {
+        store_span<OUT, COLS>(c.out, to, y, rows.inv[i]);
+    }
+}
+
+/* A warpgroup's part of a tile, from its registers to memory. */
+template <class IN, int EPI, int OUT, bool IS_CUT>
+__device__ __forceinline__ void write_tile(const float (&acc)[128], const gemm_consts &c,
+                                           const CUtensorMap *map, const place &p,
+                                           const row_pair &rows, const ring &r) {
+    using deal = deal_of<EPI, OUT>;
+    constexpr int SPAN = deal::SPAN, N_STAGED = staged<IN, EPI, OUT>::N;
+    boxes_of<IN, EPI, OUT> boxes(r);
+    if (N_STAGED > 0) wait_boxes<0>();
+    uint32_t q = threadIdx.x & 3, consts = r.smem + layout<IN, EPI>::CONSTS + q * SPAN * 4;
+#pragma unroll
+    for (int g = 0; g < TILE_N / deal::ROWS; g++) {
+        float bias[SPAN] = {}, scale[SPAN] = {};
+        if (c.bias) load_span<SPAN>(consts + g * deal::ROWS * 4, bias);
+        if (IN::HAS_SCALE) load_span<SPAN>(consts + CONST_BYTES + g * deal::ROWS * 4, scale);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float y[deal::COLS];
+            span_of<IN, EPI, OUT>(acc, rows, g, i, bias, scale, y);
+            if constexpr (N_STAGED > 0) {
+                if (g < N_STAGED) {
+                    boxes.put(g, i, y, rows.inv[i]);
+                    continue;
+                }
+            }
+            write_span<IN, EPI, OUT, IS_CUT>(c, p, rows, g, i, y);
+        }
+        if (g < N_STAGED) boxes.send(map, p, g, p.col0 * deal::COLS / SPAN);
+    }
+}
+
 /* ADD: results through a warp's own boxes; the copy engine adds them in the L2, one addition an
  * element, and clips what lies outside. */
 template <class IN, int EPI>
@@ -150,7 +215,7 @@ __device__ __forceinline__ void add_tile(const float (&acc)[128], const gemm_con
                                          const row_pair &rows, const ring &r) {
     using lay = layout<IN, EPI>;
     uint32_t lane = threadIdx.x & 31, q = lane & 3, line = lane >> 2;
-    uint32_t consts = r.smem + lay::CONSTS + p.turn * lay::A_CONST + q * 16;
+    uint32_t consts = r.smem + lay::CONSTS + q * 16;
     uint32_t boxes = r.smem + lay::BOXES + ((threadIdx.x >> 5) - 4) * (lay::N_BOXES * lay::BOX);
 #pragma unroll
     for (int k = 0; k < TILE_N / lay::BOX_COLS; k++) {
@@ -284,10 +349,13 @@ __device__ __forceinline__ void note_top(const gemm_consts &c, const turns &t, c
 
 template <class IN, int EPI, int OUT>
 __device__ __forceinline__ void write_qkv(const float (&acc)[128], const gemm_consts &c,
-                                          const place &p, const row_pair &rows, const turns &t,
-                                          const ring &r) {
+                                          const CUtensorMap *map, const place &p,
+                                          const row_pair &rows, const turns &t, const ring &r) {
+    constexpr int N_STAGED = staged<IN, EPI, OUT>::N;
+    boxes_of<IN, EPI, OUT> boxes(r);
+    if (N_STAGED > 0) wait_boxes<0>();
     int q = static_cast<int>(threadIdx.x) & 3;
-    uint32_t consts = r.smem + layout<IN, EPI>::CONSTS + p.turn * layout<IN, EPI>::A_CONST + q * 32;
+    uint32_t consts = r.smem + layout<IN, EPI>::CONSTS + q * 32;
     float top[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int j = 0; j < TILE_N / 64; j++) {
@@ -315,10 +383,13 @@ __device__ __forceinline__ void write_qkv(const float (&acc)[128], const gemm_co
 #pragma unroll
                     for (int x = 0; x < 8; x++) top[i] = fmaxf(top[i], fabsf(y[g][x]));
                 }
-                if (row < c.m && at < c.n)
+                if (2 * j < N_STAGED)
+                    boxes.put(2 * j + g, i, y[g], 1.0f);
+                else if (row < c.m && at < c.n)
                     store_span<OUT, 8>(c.out, row * c.ld_out + at, y[g], 1.0f);
             }
         }
+        if (2 * j < N_STAGED) boxes.send(map, p, 2 * j + 1, p.col0);
     }
     if (IN::HAS_SCALE && c.v_top && p.col0 + TILE_N > c.value_col) note_top(c, t, p, top);
 }

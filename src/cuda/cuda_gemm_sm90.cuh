@@ -7,9 +7,11 @@
  * need the same 256 rows of the weight: each fetches half and multicasts it. One warp only copies,
  * two warpgroups only multiply (64 x 256 each, accumulators in registers). Blocks are persistent;
  * while the two warpgroups write a tile, the copy warp fills the ring for the next.
- * A tile goes from registers to memory with nothing between: the copy engine deals the weight's
- * rows so that every thread holds neighbouring columns. Bias and column scales come with the
- * operands. A residual sum is the copy engine's: one addition an element, in the L2.
+ * The copy engine deals the weight's rows so that every thread holds neighbouring columns; what has
+ * room in shared memory goes from there to the result by the copy engine while the next tile's sums
+ * run (half of a 16-bit tile, all of an E4M3 or gated one), the rest straight from registers. Bias
+ * and column scales come with the operands. A residual sum is the copy engine's: one addition an
+ * element, in the L2.
  * Sums run over k in one fixed order whatever M is and wherever a row stands, so a row's result
  * does not depend on its neighbours. */
 #ifndef VNP_CUDA_GEMM_SM90_CUH
@@ -59,15 +61,26 @@ template <int EPI, int OUT> struct deal_of {
     static constexpr int COLS = EPI == VNP_CUDA_EPI_GEGLU ? 8 : SPAN; /* results of a lane */
 };
 
-/* Shared memory: the ring, results on their way, bias and column scales by tile, barriers. */
+/* Shared memory: the ring, results on their way, bias and column scales of a tile, barriers. */
 template <class IN, int EPI> struct layout {
-    /* ADD: a warp's results on their way, 8 rows x 32 columns each */
-    static constexpr int N_BOXES = EPI == VNP_CUDA_EPI_ADD ? 3 : 0, BOX = 8 * 128, BOX_COLS = 32;
-    /* as many tiles as can be under way: one a stage and one that is being written */
-    static constexpr int N_CONSTS = STAGES + 1;
-    static constexpr int A_CONST = (IN::HAS_SCALE ? 2 : 1) * CONST_BYTES;
+    static constexpr bool IS_ADD = EPI == VNP_CUDA_EPI_ADD;
+    /* a warp's results on their way: ADD 8 rows x 32 columns, else 16 rows x 128 bytes */
+    static constexpr int N_BOXES = IS_ADD ? 3 : 2, BOX = (IS_ADD ? 8 : 16) * 128;
+    static constexpr int BOX_COLS = 32;
     static constexpr int BOXES = STAGES * STAGE_BYTES, CONSTS = BOXES + 8 * N_BOXES * BOX;
-    static constexpr int BARS = CONSTS + N_CONSTS * A_CONST, BYTES = BARS + 2 * STAGES * 8;
+    static constexpr int BARS = CONSTS + (IN::HAS_SCALE ? 2 : 1) * CONST_BYTES;
+    static constexpr int BYTES = BARS + 2 * STAGES * 8;
+    static_assert(BYTES <= 232448, "of a block");
+};
+/* Bias and scales come with this k-step: its stage is free when nobody writes the tile before. */
+constexpr int CONSTS_STEP = STAGES;
+
+/* Results of 8 and 16 bits go to memory by the copy engine, as far as they have a place to wait in:
+ * blocks of 32 columns. */
+template <class IN, int EPI, int OUT> struct staged {
+    static constexpr bool IS = EPI != VNP_CUDA_EPI_ADD && OUT != OUT_F32;
+    static constexpr int A_BOX = OUT == OUT_E4M3 ? 4 : 2,
+                         N = IS ? A_BOX * layout<IN, EPI>::N_BOXES : 0;
 };
 
 struct gemm_consts {
@@ -172,12 +185,11 @@ __device__ __forceinline__ void touch_rows(const float *x, int64_t ld, int row, 
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
 }
 
-/* Bias and column scales of the tile into the place of its turn; the arrays are padded to 64. */
+/* Bias and column scales of the tile; the arrays are padded to 64. */
 template <class IN, int EPI>
-__device__ __forceinline__ void load_consts(const gemm_consts &c, const ring &r, int turn,
-                                            int col0) {
+__device__ __forceinline__ void load_consts(const gemm_consts &c, const ring &r, int col0) {
     int bytes = min(CONST_BYTES, ((c.n - col0 + 63) & ~63) * 4);
-    uint32_t to = r.smem + layout<IN, EPI>::CONSTS + turn * layout<IN, EPI>::A_CONST;
+    uint32_t to = r.smem + layout<IN, EPI>::CONSTS;
     bar_expect(r.full(), STAGE_BYTES + (c.bias ? bytes : 0) + (IN::HAS_SCALE ? bytes : 0));
     if (c.bias) bulk_load(to, c.bias + col0, bytes, r.full());
     if (IN::HAS_SCALE) bulk_load(to + CONST_BYTES, c.w_scale + col0, bytes, r.full());
@@ -193,15 +205,15 @@ __device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_w, cons
     constexpr int K_STEP = 128 / IN::BYTES, DEAL = deal_of<EPI, OUT>::ROWS;
     if (EPI == VNP_CUDA_EPI_ADD) start_late(first % LAG_GROUPS * c.lag);
     constexpr int PART = TILE_N / CLUSTER; /* rows of the weight that a block fetches for all */
-    for (int t = first, turn = 0; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
+    for (int t = first; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
         int rows, col;
         tile_at(c, t, &rows, &col);
         int row = (CLUSTER * rows + static_cast<int>(rank)) * TILE_M;
         int w_row = col * TILE_N + static_cast<int>(rank) * PART;
         for (int k = 0; k < c.k_tiles; k++) {
             bar_wait(r.empty(), r.phase ^ 1);
-            if (k == 0)
-                load_consts<IN, EPI>(c, r, turn, col * TILE_N);
+            if (k == CONSTS_STEP)
+                load_consts<IN, EPI>(c, r, col * TILE_N);
             else
                 bar_expect(r.full(), STAGE_BYTES);
             tma_load(r.data(), map_a, r.full(), k * K_STEP, row);
@@ -214,7 +226,6 @@ __device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_w, cons
                                    col * TILE_N, c.n);
             r.next();
         }
-        if (++turn == layout<IN, EPI>::N_CONSTS) turn = 0;
     }
 }
 
@@ -264,27 +275,26 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
                                         int group, int rank, int first, int step) {
     float acc[128];
     int row = ((threadIdx.x >> 5) & 3) * 16 + ((threadIdx.x & 31) >> 2) + group * 64;
-    for (int t = first, turn = 0; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
+    for (int t = first; t < c.n_row_tiles * c.n_cols_tiles; t += step) {
         int at, col;
         float read[4];
         turns turn_of;
         tile_at(c, t, &at, &col);
-        place p = {group, row + (CLUSTER * at + rank) * TILE_M, col * TILE_N, turn};
+        place p = {group, row + (CLUSTER * at + rank) * TILE_M, col * TILE_N};
         read_rows<IN, OUT>(c, p.row, read);
         if (is_qkv(EPI)) turn_of = read_turns(c, p);
         accumulate<IN>(acc, c.k_tiles, group, &r);
         row_pair rows = scale_rows<OUT>(c, p, read);
         if constexpr (is_qkv(EPI))
-            write_qkv<IN, EPI, OUT>(acc, c, p, rows, turn_of, r);
+            write_qkv<IN, EPI, OUT>(acc, c, map_sum, p, rows, turn_of, r);
         else if constexpr (EPI == VNP_CUDA_EPI_ADD)
             add_tile<IN, EPI>(acc, c, map_sum, p, rows, r);
         else if (c.n % deal_of<EPI, OUT>::SPAN != 0 && p.col0 + TILE_N > c.n)
-            write_tile<IN, EPI, OUT, true>(acc, c, p, rows, r);
+            write_tile<IN, EPI, OUT, true>(acc, c, map_sum, p, rows, r);
         else
-            write_tile<IN, EPI, OUT, false>(acc, c, p, rows, r);
-        if (++turn == layout<IN, EPI>::N_CONSTS) turn = 0;
+            write_tile<IN, EPI, OUT, false>(acc, c, map_sum, p, rows, r);
     }
-    if (EPI == VNP_CUDA_EPI_ADD && (threadIdx.x & 31) == 0)
+    if ((EPI == VNP_CUDA_EPI_ADD || staged<IN, EPI, OUT>::IS) && (threadIdx.x & 31) == 0)
         asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
@@ -304,8 +314,8 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
  *           out once (ADD: read and written)
  * Bound     matrix units and 700 W: docs/kernels/gemm-cuda.md has the cycles beside a tile's
  *           multiplication and the share of the library's sustained rate
- * Launch    132 blocks of 384 threads in clusters of 2, 197 to 226 kB smem; 232 registers a
- *           multiplying thread, 128 of them sums; no spills but 12 bytes of QKV in FP8
+ * Launch    132 blocks of 384 threads in clusters of 2, 222 to 231 kB smem; 232 registers a
+ *           multiplying thread, 128 of them sums; no spills
  * Order     fixed by K alone: bit-identical for any M and any neighbours
  * Ref       vnp_ref linear     Tried  docs/kernels/gemm-cuda.md
  */
@@ -394,6 +404,9 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     map_sum = map_a;
     if (e == cudaSuccess && EPI == VNP_CUDA_EPI_ADD)
         e = encode_rows(p, &map_sum, VNP_F32, p->out, p->m, p->n, p->ld_out, 8);
+    if (e == cudaSuccess && staged<IN, EPI, OUT>::IS)
+        e = encode_rows(p, &map_sum, p->out_dtype, p->out, p->m,
+                        EPI == VNP_CUDA_EPI_GEGLU ? p->n / 2 : p->n, p->ld_out, 16);
     if (e != cudaSuccess) return e;
     struct gemm_consts c = {};
     c.bias = p->bias;
@@ -408,6 +421,7 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     c.n_row_tiles = static_cast<int>((p->m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M));
     c.n_cols_tiles = static_cast<int>((p->n + TILE_N - 1) / TILE_N);
     c.k_tiles = static_cast<int>((p->k * IN::BYTES + 127) / 128);
+    if (c.k_tiles <= CONSTS_STEP) c.k_tiles = CONSTS_STEP + 1; /* of zeros */
     c.touch_rows = (TILE_M + c.k_tiles - 1) / c.k_tiles;
     c.group = IN::BYTES == 1 && c.n_cols_tiles >= 20 ? 16 : 8;
     c.w_bound = p->w_bound;
