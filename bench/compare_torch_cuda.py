@@ -32,7 +32,7 @@ ESM = ("reads150", "chunk500", "proteome")
 CONFIGS = {  # name: model, precision, their budget, ours, our workloads
     "3B-fp16-16k": ("3B", "fp16", 16384, 16896, ESM),
     "3B-fp8-16k": ("3B", "fp8", 16384, 16896, ESM),
-    "3B-fp16-64k": ("3B", "fp16", 65536, 67584, ESM),
+    "3B-fp16-64k": ("3B", "fp16", 65536, 16896, ESM),
     "dnabert-fp16": ("dnabert", "fp16", 16384, 16896, ("dna32", "dna104")),
     "650M-fp16-64k": ("650M", "fp16", 65536, 67584, ESM),
     "650M-fp8-16k": ("650M", "fp8", 16384, 16896, ESM),
