@@ -41,37 +41,27 @@ template <int OUT> __device__ __forceinline__ uint4 pack8(const float (&y)[8]) {
                       pack2<OUT>(y[6], y[7]));
 }
 
-/* A lane's results side by side, aligned to their size. */
+/* A lane's FP32 or 16-bit results side by side, aligned to their size. */
 template <int OUT, int N>
-__device__ __forceinline__ void store_span(void *out, int64_t at, const float (&y)[N], float inv) {
-    if constexpr (OUT == OUT_F32) {
+__device__ __forceinline__ void store_span(void *out, int64_t at, const float (&y)[N]) {
+    if constexpr (OUT == OUT_F32)
         *reinterpret_cast<float4 *>(static_cast<float *>(out) + at) =
             make_float4(y[0], y[1], y[2], y[3]);
-    } else if constexpr (OUT == OUT_E4M3) {
-        uint32_t v[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = pack2_e4m3(y[2 * i] * inv, y[2 * i + 1] * inv);
-        *reinterpret_cast<uint2 *>(static_cast<uint8_t *>(out) + at) =
-            make_uint2(v[0] | v[1] << 16, v[2] | v[3] << 16);
-    } else {
+    else
         *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(out) + at) = pack8<OUT>(y);
-    }
 }
 
 /* One result, where a row's end cuts a span. */
-template <int OUT>
-__device__ __forceinline__ void store_one(void *out, int64_t at, float y, float inv) {
+template <int OUT> __device__ __forceinline__ void store_one(void *out, int64_t at, float y) {
     if (OUT == OUT_F32)
         static_cast<float *>(out)[at] = y;
-    else if (OUT == OUT_E4M3)
-        static_cast<uint8_t *>(out)[at] = static_cast<uint8_t>(pack2_e4m3(y * inv, 0.0f));
     else
         static_cast<uint16_t *>(out)[at] = static_cast<uint16_t>(pack2<OUT>(y, 0.0f));
 }
 
 /* Where a warpgroup writes: its thread's row (and the row 8 below), the tile's first column. */
 struct place {
-    int group, row, col0;
+    int row, col0;
 };
 
 template <int N> __device__ __forceinline__ void wait_boxes() {
@@ -157,22 +147,21 @@ __device__ __forceinline__ void span_of(const float (&acc)[128], const row_pair 
             y[x - COLS] *= v;
     }
 }
-/* Those, to memory. */
-template <class IN, int EPI, int OUT, bool IS_CUT>
-__device__ __forceinline__ void write_span(const gemm_consts &c, const place &p,
-                                           const row_pair &rows, int g, int i,
+/* Those of one column a weight row, to memory. */
+template <int EPI, int OUT, bool IS_CUT>
+__device__ __forceinline__ void write_span(const gemm_consts &c, const place &p, int g, int i,
                                            const float (&y)[deal_of<EPI, OUT>::COLS]) {
     using deal = deal_of<EPI, OUT>;
     constexpr int COLS = deal::COLS;
     int at = p.col0 + deal::ROWS * g + deal::SPAN * (static_cast<int>(threadIdx.x) & 3);
     int row = p.row + 8 * i;
-    int64_t to = row * c.ld_out + (EPI == VNP_CUDA_EPI_GEGLU ? at / 2 : at);
+    int64_t to = row * c.ld_out + at;
     if (IS_CUT) {
 #pragma unroll
         for (int x = 0; x < COLS; x++)
-            if (row < c.m && at + x < c.n) store_one<OUT>(c.out, to + x, y[x], rows.inv[i]);
+            if (row < c.m && at + x < c.n) store_one<OUT>(c.out, to + x, y[x]);
     } else if (row < c.m && at < c.n) {
-        store_span<OUT, COLS>(c.out, to, y, rows.inv[i]);
+        store_span<OUT, COLS>(c.out, to, y);
     }
 }
 
@@ -201,7 +190,8 @@ __device__ __forceinline__ void write_tile(const float (&acc)[128], const gemm_c
                     continue;
                 }
             }
-            write_span<IN, EPI, OUT, IS_CUT>(c, p, rows, g, i, y);
+            if constexpr (!staged<IN, EPI, OUT>::IS_ALL)
+                write_span<EPI, OUT, IS_CUT>(c, p, g, i, y);
         }
         if (g < N_STAGED) boxes.send(map, p, g, p.col0 * deal::COLS / SPAN);
     }
@@ -386,7 +376,7 @@ __device__ __forceinline__ void write_qkv(const float (&acc)[128], const gemm_co
                 if (2 * j < N_STAGED)
                     boxes.put(2 * j + g, i, y[g], 1.0f);
                 else if (row < c.m && at < c.n)
-                    store_span<OUT, 8>(c.out, row * c.ld_out + at, y[g], 1.0f);
+                    store_span<OUT, 8>(c.out, row * c.ld_out + at, y[g]);
             }
         }
         if (2 * j < N_STAGED) boxes.send(map, p, 2 * j + 1, p.col0);

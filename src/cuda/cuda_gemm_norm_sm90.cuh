@@ -298,7 +298,7 @@ __device__ __forceinline__ void norm_scales(const float (&acc)[2][96], const gem
 template <int OUT>
 __device__ __forceinline__ void norm_store(float *x, char *out, int g, const float (&y)[4],
                                            float code) {
-    store_span<OUT_F32, 4>(x, 16 * g, y, 1.0f);
+    store_span<OUT_F32, 4>(x, 16 * g, y);
     if (OUT == OUT_E4M3)
         reinterpret_cast<uint32_t *>(out)[4 * g] =
             pack2_e4m3(y[0] * code, y[1] * code) | pack2_e4m3(y[2] * code, y[3] * code) << 16;

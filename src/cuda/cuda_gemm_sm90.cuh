@@ -81,6 +81,7 @@ template <class IN, int EPI, int OUT> struct staged {
     static constexpr bool IS = EPI != VNP_CUDA_EPI_ADD && OUT != OUT_F32;
     static constexpr int A_BOX = OUT == OUT_E4M3 ? 4 : 2,
                          N = IS ? A_BOX * layout<IN, EPI>::N_BOXES : 0;
+    static constexpr bool IS_ALL = N >= TILE_N / deal_of<EPI, OUT>::ROWS;
 };
 
 struct gemm_consts {
@@ -271,7 +272,7 @@ namespace {
 
 /* A warpgroup's tiles. */
 template <class IN, int EPI, int OUT>
-__device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap *map_sum, ring r,
+__device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap *map_out, ring r,
                                         int group, int rank, int first, int step) {
     float acc[128];
     int row = ((threadIdx.x >> 5) & 3) * 16 + ((threadIdx.x & 31) >> 2) + group * 64;
@@ -280,19 +281,19 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
         float read[4];
         turns turn_of;
         tile_at(c, t, &at, &col);
-        place p = {group, row + (CLUSTER * at + rank) * TILE_M, col * TILE_N};
+        place p = {row + (CLUSTER * at + rank) * TILE_M, col * TILE_N};
         read_rows<IN, OUT>(c, p.row, read);
         if (is_qkv(EPI)) turn_of = read_turns(c, p);
         accumulate<IN>(acc, c.k_tiles, group, &r);
         row_pair rows = scale_rows<OUT>(c, p, read);
         if constexpr (is_qkv(EPI))
-            write_qkv<IN, EPI, OUT>(acc, c, map_sum, p, rows, turn_of, r);
+            write_qkv<IN, EPI, OUT>(acc, c, map_out, p, rows, turn_of, r);
         else if constexpr (EPI == VNP_CUDA_EPI_ADD)
-            add_tile<IN, EPI>(acc, c, map_sum, p, rows, r);
+            add_tile<IN, EPI>(acc, c, map_out, p, rows, r);
         else if (c.n % deal_of<EPI, OUT>::SPAN != 0 && p.col0 + TILE_N > c.n)
-            write_tile<IN, EPI, OUT, true>(acc, c, map_sum, p, rows, r);
+            write_tile<IN, EPI, OUT, true>(acc, c, map_out, p, rows, r);
         else
-            write_tile<IN, EPI, OUT, false>(acc, c, map_sum, p, rows, r);
+            write_tile<IN, EPI, OUT, false>(acc, c, map_out, p, rows, r);
     }
     if ((EPI == VNP_CUDA_EPI_ADD || staged<IN, EPI, OUT>::IS) && (threadIdx.x & 31) == 0)
         asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
@@ -322,7 +323,7 @@ __device__ __forceinline__ void consume(const gemm_consts &c, const CUtensorMap 
 template <class IN, int EPI, int OUT>
 __global__ void __launch_bounds__(THREADS, 1)
     gemm_sm90(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_w,
-              const __grid_constant__ CUtensorMap map_sum, const __grid_constant__ gemm_consts c) {
+              const __grid_constant__ CUtensorMap map_out, const __grid_constant__ gemm_consts c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(1024) uint8_t raw[];
     ring r = {smem_at(raw), smem_at(raw) + layout<IN, EPI>::BARS, 0, 0};
@@ -343,12 +344,12 @@ __global__ void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) produce<IN, EPI, OUT>(&map_a, &map_w, c, r, rank, first, step);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume<IN, EPI, OUT>(c, &map_sum, r, group, rank, first, step);
+        consume<IN, EPI, OUT>(c, &map_out, r, group, rank, first, step);
     }
     __syncwarp();
     asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 #else
-    (void)map_a, (void)map_w, (void)map_sum, (void)c;
+    (void)map_a, (void)map_w, (void)map_out, (void)c;
 #endif
 }
 
@@ -398,14 +399,14 @@ cudaError_t launch_pairs(void (*kernel)(CUtensorMap, CUtensorMap, CUtensorMap, C
 
 template <class IN, int EPI, int OUT>
 cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream) {
-    CUtensorMap map_a, map_w, map_sum;
+    CUtensorMap map_a, map_w, map_out;
     cudaError_t e = encode_rows(p, &map_a, p->in_dtype, p->a, p->m, p->k, p->ld_a, TILE_M);
     if (e == cudaSuccess) e = encode_dealt(p, &map_w, deal_of<EPI, OUT>::BLOCKS, TILE_N / CLUSTER);
-    map_sum = map_a;
+    map_out = map_a;
     if (e == cudaSuccess && EPI == VNP_CUDA_EPI_ADD)
-        e = encode_rows(p, &map_sum, VNP_F32, p->out, p->m, p->n, p->ld_out, 8);
+        e = encode_rows(p, &map_out, VNP_F32, p->out, p->m, p->n, p->ld_out, 8);
     if (e == cudaSuccess && staged<IN, EPI, OUT>::IS)
-        e = encode_rows(p, &map_sum, p->out_dtype, p->out, p->m,
+        e = encode_rows(p, &map_out, p->out_dtype, p->out, p->m,
                         EPI == VNP_CUDA_EPI_GEGLU ? p->n / 2 : p->n, p->ld_out, 16);
     if (e != cudaSuccess) return e;
     struct gemm_consts c = {};
@@ -439,7 +440,7 @@ cudaError_t launch_sm90(const struct vnp_cuda_gemm_args *p, cudaStream_t stream)
     if (n_tiles < n_clusters) n_clusters = n_tiles;
     if (n_tiles / n_clusters >= 5 && n_tiles / n_clusters * c.k_tiles >= 100) c.lag = LAG;
     return launch_pairs(gemm_sm90<IN, EPI, OUT>, n_clusters, (layout<IN, EPI>::BYTES), stream,
-                        map_a, map_w, map_sum, c);
+                        map_a, map_w, map_out, c);
 }
 
 /* The instances that the models use: results in FP32, in the operands' own 16-bit type (FP16 of
