@@ -69,6 +69,11 @@ template <int N> __device__ __forceinline__ void wait_boxes() {
         asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
     __syncwarp();
 }
+/* Where a warp's boxes begin. */
+template <class IN, int EPI> __device__ __forceinline__ uint32_t boxes_at(const ring &r) {
+    using lay = layout<IN, EPI>;
+    return r.smem + lay::BOXES + ((threadIdx.x >> 5) - 4) * (lay::N_BOXES * lay::BOX);
+}
 __device__ __forceinline__ void add_box(const CUtensorMap *map, uint32_t box, int col, int row) {
     stores_show();
     __syncwarp();
@@ -92,8 +97,7 @@ template <class IN, int EPI, int OUT> struct boxes_of {
     uint32_t at, line, q;
 
     __device__ __forceinline__ explicit boxes_of(const ring &r)
-        : at(r.smem + lay::BOXES + ((threadIdx.x >> 5) - 4) * (lay::N_BOXES * lay::BOX)),
-          line((threadIdx.x & 31) >> 2), q(threadIdx.x & 3) {}
+        : at(boxes_at<IN, EPI>(r)), line((threadIdx.x & 31) >> 2), q(threadIdx.x & 3) {}
     /* Eight columns of row line + 8 i, in block g of 32. */
     __device__ __forceinline__ void put(int g, int i, const float (&y)[8], float inv) const {
         uint32_t row = at + g / A_BOX * lay::BOX + (line + 8 * i) * 128;
@@ -206,7 +210,7 @@ __device__ __forceinline__ void add_tile(const float (&acc)[128], const gemm_con
     using lay = layout<IN, EPI>;
     uint32_t lane = threadIdx.x & 31, q = lane & 3, line = lane >> 2;
     uint32_t consts = r.smem + lay::CONSTS + q * 16;
-    uint32_t boxes = r.smem + lay::BOXES + ((threadIdx.x >> 5) - 4) * (lay::N_BOXES * lay::BOX);
+    uint32_t boxes = boxes_at<IN, EPI>(r);
 #pragma unroll
     for (int k = 0; k < TILE_N / lay::BOX_COLS; k++) {
         float y[2][2][4];
@@ -319,13 +323,12 @@ __device__ __forceinline__ void note_top(const gemm_consts &c, const turns &t, c
     int start = __shfl_sync(0xffffffffu, t.start[0], 0);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        if (top[i] >= 65520.0f) top[i] = INFINITY;
+        if (exceeds_f16(top[i])) top[i] = INFINITY;
         if (p.row + 8 * i >= c.m) top[i] = 0.0f;
         is_one &= t.start[i] == start;
     }
     if (__all_sync(0xffffffffu, is_one)) {
-        int m = __reduce_max_sync(0xffffffffu, __float_as_int(fmaxf(top[0], top[1])));
-        if ((threadIdx.x & 31) == 0) atomicMax(reinterpret_cast<int *>(c.v_top) + start, m);
+        note_warp_top(c.v_top, start, fmaxf(top[0], top[1]), threadIdx.x & 31);
         return;
     }
 #pragma unroll

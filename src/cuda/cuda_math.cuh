@@ -87,6 +87,16 @@ __device__ __forceinline__ float turned(float x, float partner, float cos, float
     return fmaf(partner, sin, __fmul_rn(x, cos));
 }
 
+/* What FP16 rounds to infinity. */
+__device__ __forceinline__ bool exceeds_f16(float x) {
+    return x >= 65520.0f;
+}
+/* The largest of a warp's values (>= 0) into v_top[at], if it is larger. */
+__device__ __forceinline__ void note_warp_top(float *v_top, int at, float top, int lane) {
+    int m = __reduce_max_sync(0xffffffffu, __float_as_int(top));
+    if (lane == 0) atomicMax(reinterpret_cast<int *>(v_top) + at, m);
+}
+
 /* 16-bit types as template tags. */
 struct tag_f16 {
     static __device__ __forceinline__ uint32_t pack2(float a, float b) { return pack2_f16(a, b); }

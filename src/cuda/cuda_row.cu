@@ -191,8 +191,7 @@ __device__ __forceinline__ void turn8_of(const float2 *rotary, const float *row,
 }
 /* The largest of a warp's values so far, to the sequence that begins at row `start`. */
 __device__ __forceinline__ void note_top(float *v_top, int start, float top) {
-    int m = __reduce_max_sync(0xffffffffu, __float_as_int(top >= 65520.0f ? INFINITY : top));
-    if (threadIdx.x == 0) atomicMax(reinterpret_cast<int *>(v_top) + start, m);
+    note_warp_top(v_top, start, exceeds_f16(top) ? INFINITY : top, static_cast<int>(threadIdx.x));
 }
 
 /* of_tokens<TYPE>  out[n] = table[tokens[n]], q and k rotated by heads
