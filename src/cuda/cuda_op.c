@@ -257,13 +257,37 @@ static vnp_status fill_rotary(struct vnp_exec *ex, int64_t head_dim, enum vnp_dt
     return VNP_OK;
 }
 
-/* Heads that are rotated before attention, where that is done. */
-static bool can_turn(const struct vnp_attention_params *p) {
-    return p->has_rotary && (p->head_dim == 16 || p->head_dim == 32 || p->head_dim == 64);
+/* What q, k and v get besides where a kernel writes them in 16 bits: q and k are rotated, heads of
+ * 16, 32 and 64 columns; in FP8 the largest |v| of every sequence is found, heads of 64, with which
+ * attention can write E4M3 at once. NULL: not wanted. */
+struct qkv_extras {
+    const float2 *rotary;
+    float *v_top;
+};
+
+static vnp_status begin_qkv(struct vnp_exec *ex, const struct vnp_attention_params *p,
+                            bool has_kernel, bool is_e4m3, struct qkv_extras *out) {
+    int64_t dh = p->head_dim;
+    memset(out, 0, sizeof *out);
+    ex->top_of = NULL;
+    if (has_kernel && p->has_rotary && (dh == 16 || dh == 32 || dh == 64)) {
+        VNP_TRY(fill_rotary(ex, dh, p->freq_dtype));
+        out->rotary = ex->rotary;
+    }
+    if (has_kernel && is_e4m3 && dh == 64) {
+        out->v_top = ex->v_top;
+        VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
+    }
+    return VNP_OK;
 }
 
-/* Rotates in the product's epilogue where the kernel has the head size; in FP8 it finds the largest
- * |v| of every sequence besides, with which attention can write E4M3 at once. */
+/* They are written: attention need not do again what was done. */
+static void end_qkv(struct vnp_exec *ex, struct vnp_attention_params *p,
+                    const struct qkv_extras *done, const struct vnp_tensor *out) {
+    if (done->v_top) ex->top_of = out->data;
+    if (done->rotary) p->has_rotary = false;
+}
+
 vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *w,
                                   struct vnp_attention_params *p, const struct vnp_tensor *a,
                                   struct vnp_tensor *out) {
@@ -277,25 +301,17 @@ vnp_status vnp_cuda_op_linear_qkv(struct vnp_exec *ex, const struct vnp_linear *
             (long long)w->n_out, (long long)p->n_heads, (long long)dh, (long long)a->rows,
             (long long)ex->n_tokens);
     bool has_kernel = ex->dev->has_wgmma && g.in_dtype != VNP_F32 && out->dtype != VNP_F32;
-    bool turns = has_kernel && can_turn(p);
-    bool has_top = has_kernel && a->dtype == VNP_E4M3 && dh == 64;
-    ex->top_of = NULL;
-    if (!turns && !has_top) return run_gemm(ex, &g);
+    struct qkv_extras x;
+    VNP_TRY(begin_qkv(ex, p, has_kernel, a->dtype == VNP_E4M3, &x));
+    if (!x.rotary && !x.v_top) return run_gemm(ex, &g);
     g.epilogue = VNP_CUDA_EPI_QKV;
     g.row_start = ex->d_row_start;
     g.head_dim = dh;
-    if (turns) {
-        VNP_TRY(fill_rotary(ex, dh, p->freq_dtype));
-        g.rotary = ex->rotary;
-        g.n_rotated = 2 * dim;
-    }
-    if (has_top) {
-        g.v_top = ex->v_top;
-        VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
-    }
+    g.rotary = x.rotary;
+    g.n_rotated = x.rotary ? 2 * dim : 0;
+    g.v_top = x.v_top;
     VNP_TRY(run_gemm(ex, &g));
-    if (has_top) ex->top_of = out->data;
-    if (turns) p->has_rotary = false;
+    end_qkv(ex, p, &x, out);
     return VNP_OK;
 }
 
@@ -309,12 +325,15 @@ vnp_status vnp_cuda_op_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tenso
                         vnp_dtype_name(table->dtype), (long long)table->cols, (long long)p->n_heads,
                         (long long)dh);
     bool has_kernel = ex->dev->has_wgmma && out->dtype != VNP_F32;
-    bool turns = has_kernel && can_turn(p);
-    bool has_top = has_kernel && ex->dev->precision == VNP_PREC_FP8 && dh == 64;
+    struct qkv_extras x;
+    VNP_CUDA(cudaSetDevice(ex->dev->idx));
+    VNP_TRY(begin_qkv(ex, p, has_kernel, ex->dev->precision == VNP_PREC_FP8, &x));
     struct vnp_cuda_of_tokens_args a = {.table = table->data,
                                         .tokens = ex->d_tokens,
                                         .row_start = ex->d_row_start,
+                                        .rotary = x.rotary,
                                         .out = out->data,
+                                        .v_top = x.v_top,
                                         .n_rows = out->rows,
                                         .n_cols = out->cols,
                                         .n_vocab = table->rows,
@@ -322,19 +341,8 @@ vnp_status vnp_cuda_op_qkv_of_tokens(struct vnp_exec *ex, const struct vnp_tenso
                                         .ld_out = out->ld,
                                         .head_dim = dh,
                                         .dtype = out->dtype};
-    VNP_CUDA(cudaSetDevice(ex->dev->idx));
-    ex->top_of = NULL;
-    if (turns) {
-        VNP_TRY(fill_rotary(ex, dh, p->freq_dtype));
-        a.rotary = ex->rotary;
-    }
-    if (has_top) {
-        a.v_top = ex->v_top;
-        VNP_CUDA(cudaMemsetAsync(ex->v_top, 0, (size_t)ex->n_tokens * sizeof(float), ex->stream));
-    }
     VNP_CUDA(vnp_cuda_of_tokens(&a, ex->stream));
-    if (has_top) ex->top_of = out->data;
-    if (turns) p->has_rotary = false;
+    end_qkv(ex, p, &x, out);
     return VNP_OK;
 }
 
